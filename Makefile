@@ -1,0 +1,49 @@
+# The two commands: `make demo` and `make test`. Needs Python >= 3.11 and make; everything else is installed into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+DEMO_SEED ?= 1
+
+.PHONY: demo test check notebooks docs install lock clean
+
+demo: $(READY)
+	test -d demo/imc || $(BIN)/imaxt simulate imc demo/imc --regions 2 --size-um 500x500 --seed $(DEMO_SEED)
+	$(BIN)/imaxt convert imc demo/imc --sample demo
+	$(BIN)/imaxt run imc/segment --sample demo -p nuclear_channel=Ir191 -p membrane_channels=$(DEMO_MEMBRANE)
+	$(BIN)/imaxt run analysis/cells --sample demo
+	$(BIN)/imaxt report build
+
+# Everything that CI runs.
+test: $(READY) check notebooks docs
+	$(BIN)/python -m pytest
+
+# Notebooks and package agree, nothing is left uncleaned, templates keep their contract, style and types hold.
+check: $(READY)
+	$(BIN)/python tests/check_tree.py
+	$(BIN)/imaxt templates --lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check nbs templates tests benchmarks docs
+	$(BIN)/mypy
+
+notebooks: $(READY)
+	cd nbs && ../$(BIN)/nbdev-test --n-workers 2 --timing
+
+docs: $(READY)
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+
+install: $(READY)
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed, this is " + sys.version)'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $(READY)
+
+# After a change of the dependencies in pyproject.toml.
+lock:
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header \
+	  --extra dev --extra docs --extra napari pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf .venv docs/_build demo
