@@ -5,7 +5,6 @@
 # %% ../../nbs/12_archive/00_record.ipynb #c51f7dbe
 from __future__ import annotations
 
-import json
 import os
 from datetime import datetime
 from pathlib import Path
