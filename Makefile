@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 DEMO_SEED ?= 1
 
-.PHONY: demo test check notebooks docs install lock clean
+.PHONY: demo test check notebooks readme docs install lock clean
 
 demo: $(READY)
 	test -d demo/imc || $(BIN)/imaxt simulate imc demo/imc --regions 2 --size-um 500x500 --seed $(DEMO_SEED)
@@ -28,6 +28,9 @@ check: $(READY)
 notebooks: $(READY)
 	cd nbs && ../$(BIN)/nbdev-test --n-workers 2 --timing
 
+readme: $(READY)
+	$(BIN)/python docs/readme.py
+
 docs: $(READY)
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 
@@ -42,7 +45,7 @@ $(READY): requirements.lock pyproject.toml
 
 # After a change of the dependencies in pyproject.toml.
 lock:
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header \
 	  --extra dev --extra docs --extra napari pyproject.toml -o requirements.lock
 
 clean:

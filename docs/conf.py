@@ -59,7 +59,9 @@ def _page(source: Path, target: Path) -> str:
 
 
 def _toc(caption: str, pages: list[str]) -> str:
-    return "\n".join([":::{toctree}", f":caption: {caption}", ":maxdepth: 1", "", *pages, ":::", ""])
+    return "\n".join(
+        [":::{toctree}", f":caption: {caption}", ":maxdepth: 1", "", *pages, ":::", ""]
+    )
 
 
 def build_library() -> None:
@@ -75,14 +77,20 @@ def build_library() -> None:
         pages = [_page(p, LIBRARY / room.name / p.name) for p in sorted(room.glob("*.ipynb"))]
         tocs.append(_toc(room.name[3:].capitalize(), pages))
     pages = []
-    for name, title in {"CONTRIBUTING.md": "", "CHANGELOG.md": "", "benchmarks/RESULTS.md": ""}.items():
+    for name, title in {
+        "CONTRIBUTING.md": "",
+        "CHANGELOG.md": "",
+        "benchmarks/RESULTS.md": "",
+    }.items():
         target = LIBRARY / "project" / Path(name).name.lower()
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(title + (ROOT / name).read_text("utf-8"), "utf-8")
         pages.append(target.relative_to(HERE).with_suffix("").as_posix())
     tocs.append(_toc("Project", pages))
     _page(ROOT / "nbs" / "index.ipynb", LIBRARY / "start.ipynb")
-    (LIBRARY / "contents.md").write_text("---\norphan: true\n---\n# Contents\n\n" + "\n".join(tocs), "utf-8")
+    (LIBRARY / "contents.md").write_text(
+        "---\norphan: true\n---\n# Contents\n\n" + "\n".join(tocs), "utf-8"
+    )
 
 
 build_library()

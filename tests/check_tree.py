@@ -15,7 +15,11 @@ ALLOWED_BY_HAND = ("archive/migrations", "archive/assets", "archive/record.schem
 def snapshot(folder: Path) -> dict[str, bytes]:
     """Content of every notebook, module and data file, by its path."""
     files = [p for pattern in ("*.ipynb", "*.py") for p in folder.rglob(pattern)]
-    return {str(p.relative_to(folder)): p.read_bytes() for p in files if ".ipynb_checkpoints" not in p.parts}
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in files
+        if ".ipynb_checkpoints" not in p.parts
+    }
 
 
 def changed(before: dict[str, bytes], after: dict[str, bytes]) -> list[str]:
@@ -43,18 +47,21 @@ def main() -> int:
         for folder in ("nbs", "templates"):
             subprocess.run([tools / "nbdev-clean", "--fname", folder], cwd=copy, check=True)
         subprocess.run([tools / "nbdev-export"], cwd=copy, check=True)
-        subprocess.run([tools / "nbdev-readme"], cwd=copy, check=True)
+        subprocess.run([sys.executable, ROOT / "docs" / "readme.py", copy], check=True)
         bad = [
             f"{part}/{f}: {what}"
             for part, what in (
                 ("nbs", "not clean: run nbdev-clean"),
                 ("templates", "not clean: run nbdev-clean --fname templates"),
-                ("imaxt_nb", "differs from what the notebooks export: run nbdev-export, or delete it"),
+                (
+                    "imaxt_nb",
+                    "differs from what the notebooks export: run nbdev-export, or delete it",
+                ),
             )
             for f in changed(snapshot(ROOT / part), snapshot(copy / part))
         ]
         if (ROOT / "README.md").read_bytes() != (copy / "README.md").read_bytes():
-            bad.append("README.md: not what nbs/index.ipynb gives: run nbdev-readme")
+            bad.append("README.md: not what nbs/index.ipynb gives: run make readme")
     print("\n".join(bad) or "notebooks are clean and agree with the package")
     return 1 if bad else 0
 
