@@ -32,8 +32,8 @@ class Shape:
 
 
 SHAPES: dict[str, Shape] = {
-    "tumour": Shape(4.2, 1.25, 4.0),
-    "basal_tumour": Shape(3.9, 1.45, 3.2),
+    "tumour": Shape(4.7, 1.25, 3.8),
+    "basal_tumour": Shape(4.2, 1.45, 3.2),
     "fibroblast": Shape(3.1, 2.3, 1.8, 2.0),
     "endothelium": Shape(2.9, 2.6, 1.5, 1.5),
     "t_helper": Shape(3.0, 1.12, 1.6),
