@@ -84,7 +84,8 @@ def communities(graph: AnnData, p: AnalysisParameters) -> NDArray[np.int64]:
 
 def as_clusters(labels: NDArray[np.int64]) -> pd.Categorical:
     """Cluster numbers as the ordered texts "0", "1", ... that scanpy and squidpy expect."""
-    return pd.Categorical.from_codes(labels, [str(i) for i in range(labels.max() + 1)])
+    names = pd.Index([str(i) for i in range(labels.max() + 1)])
+    return pd.Categorical.from_codes(labels, names)
 
 # %% ../../nbs/11_analysis/05_cluster.ipynb #f944d3d0
 def marker_auc(values: ArrayLike, labels: ArrayLike) -> pd.DataFrame:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from .tables import cells_anndata
 from ..core.compute import rng
+from ..sample.channels import Channel
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -29,15 +30,12 @@ def simulated_cells(n: int, *, seed: int = 0, regions: int = 3, sample: str = "d
     Markers: DNA1 in every cell, two for each type (`tumour_a`, `tumour_b`, ...).
     """
     names = ["DNA1", *(f"{t.replace(' ', '_')}_{k}" for t in TYPES for k in "ab")]
-    channels = [
-        SimpleNamespace(name=f"Ch{100 + i}", metal="Ch", mass=100 + i, label=m)
-        for i, m in enumerate(names)
-    ]
+    channels = [Channel(f"Ch{100 + i}", label=m) for i, m in enumerate(names)]
     parts = {
         f"roi_{r:03d}": _region(len(a), seed, r)
         for r, a in enumerate(np.array_split(np.arange(n), regions))
     }
-    cells = cells_anndata(sample, parts, channels)  # type: ignore[arg-type]
+    cells = cells_anndata(sample, parts, channels)
     cells.obs["cell_type"] = pd.Categorical(
         np.concatenate([p.types for p in parts.values()]), TYPES
     )

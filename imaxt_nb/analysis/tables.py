@@ -17,6 +17,7 @@ from ..core.frames import Frame, apply_affine, to_ancestor
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
     from imaxt_nb.sample.channels import Channel
 
 SCHEMA_VERSION = "1.0"
@@ -28,18 +29,16 @@ __all__ = ['SCHEMA_VERSION', 'marker_table', 'Measured', 'cells_anndata', 'to_ab
 def marker_table(channels: Sequence[Channel]) -> pd.DataFrame:
     """The `var` of a table: one row a channel, index the unique marker names."""
     names = [c.name for c in channels]
-    labels = [c.label or "" for c in channels]
+    labels = [c.label if c.label and c.title != c.name else "" for c in channels]
     taken = [*names, *labels]
-    markers = [
-        b if b and taken.count(b) == 1 + (a == b) else a for a, b in zip(names, labels, strict=True)
-    ]
+    markers = [b if b and taken.count(b) == 1 else a for a, b in zip(names, labels, strict=True)]
     if len(set(markers)) != len(markers):
         raise BadInput("two channels have the same name", field="channels", found=", ".join(names))
     columns = {
         "channel": names,
         "metal": [c.metal or "" for c in channels],
         "mass": np.array([-1 if c.mass is None else c.mass for c in channels], dtype=np.int64),
-        "label": labels,
+        "label": [c.label or "" for c in channels],
     }
     return pd.DataFrame(columns, index=pd.Index(markers, dtype=object, name="marker"))
 
