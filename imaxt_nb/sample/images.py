@@ -150,7 +150,7 @@ class Image:
             raise BadInput("no such image", file=place)
         self.place = place
         self.name = posixpath.basename(place).removesuffix(SUFFIX)
-        self.group = zarr.open_group(zarr_store(place), mode="r")
+        self.group: Any = zarr.open_group(zarr_store(place), mode="r")
         self.attrs: dict[str, Any] = dict(self.group.attrs)
         self.ome: dict[str, Any] = self.attrs.pop("ome")
         self._scales = self.ome["multiscales"][0]
@@ -192,6 +192,11 @@ class Image:
     def labels(self, name: str) -> Any:
         """The finest level of a label image: Dask array of uint32, (z,) y, x."""
         return self.label_levels(name)[0]
+
+    def _repr_html_(self) -> str:
+        from imaxt_nb.sample.display import image_html
+
+        return image_html(self)
 
     def __repr__(self) -> str:
         size = " x ".join(map(str, self.data.shape))

@@ -24,8 +24,8 @@ def halve_mean(block: NDArray[Any]) -> NDArray[Any]:
     """Mean over 2 x 2 pixels of the last two axes (y, x); integers are rounded to the nearest."""
     b = _even(block)
     kind = np.float64 if b.dtype.itemsize > 2 else np.float32
-    quads = (b[..., i::2, j::2].astype(kind) for i in (0, 1) for j in (0, 1))
-    mean = sum(quads) / 4
+    quads: list[Any] = [b[..., i::2, j::2].astype(kind) for i in (0, 1) for j in (0, 1)]
+    mean = (quads[0] + quads[1] + quads[2] + quads[3]) / 4
     return (np.rint(mean) if np.issubdtype(b.dtype, np.integer) else mean).astype(b.dtype)
 
 
