@@ -74,7 +74,7 @@ def markdown_html(
     """Markdown as HTML, with pictures from `folder` and the cell's attachments embedded."""
     from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
-    known = {n: a for n, a in (attachments or {}).items() if isinstance(a, Mapping) and a}
+    known = {n: dict(a) for n, a in (attachments or {}).items() if isinstance(a, Mapping) and a}
     source = re.sub(
         r"\(attachment:([^)\s]+)", lambda m: m[0] if m[1] in known else f"(missing:{m[1]}", source
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,12 +71,7 @@ def draw_card(record: Record) -> Image:
         .encode("latin-1", "replace")
         .decode("latin-1")
     )
-    lines, line = [], ""
-    for word in title.split():
-        if len(line) + len(word) > 24 and line:
-            lines, line = [*lines, line], ""
-        line = f"{line} {word[:24]}".strip()
-    for i, text in enumerate([*lines, line][:3]):
+    for i, text in enumerate(textwrap.wrap(title, 24)[:3]):
         draw.text((28, 40 + 26 * i), text, fill="#17202b", font=ImageFont.load_default(20))
     draw.text((28, HEIGHT_PX - 52), record.status, fill=tone, font=ImageFont.load_default(17))
     return card
