@@ -251,7 +251,7 @@ _FIELDS = ("radius_um", "aspect", "body_um", "body_stretch")
 
 # %% ../../nbs/03_simulate/01_tissue.ipynb #c662a465
 @numba.njit(cache=True)
-def _paint(centre, radius, aspect, angle, amp, phase, body, stretch, dna, pixel, shape):  # type: ignore[no-untyped-def]
+def _paint(centre, radius, aspect, angle, amp, phase, body, stretch, dna, pixel, shape):
     score = np.full(shape, 2.0, np.float32)
     cells = np.zeros(shape, np.uint32)
     content = np.zeros(shape, np.float32)
