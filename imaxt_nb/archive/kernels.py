@@ -26,7 +26,7 @@ from .processes import MARK, birth, kill_all, memory_mb
 from ..core.errors import ImaxtError
 
 # %% auto #0
-__all__ = ['WARM_UP', 'ENTER', 'KernelDied', 'Kernel', 'event_loop', 'wait_ready', 'enter_run', 'stop', 'kill']
+__all__ = ['WARM_UP', 'ENTER', 'KernelDied', 'Kernel', 'event_loop', 'wait_ready', 'run_silently', 'enter_run', 'stop']
 
 # %% ../../nbs/12_archive/21_kernels.ipynb #c8f8edb9
 class KernelDied(ImaxtError):
@@ -118,6 +118,13 @@ class Kernel:
         """Resident memory of the kernel and its descendants in MB."""
         return memory_mb(self.pid)
 
+    def kill(self) -> None:
+        """SIGKILL for the kernel and all that it started; safe to call from any thread."""
+        if self.is_alive():
+            self.process.send_signal(signal.SIGKILL)
+        kill_all(self.mark, self.pid)
+        self.process.wait(10)
+
     @property
     def signal(self) -> int | None:
         """The signal that ended the kernel, if one did."""
@@ -183,12 +190,16 @@ def wait_ready(kernel: Kernel, timeout_s: float = 120.0) -> None:
         event_loop().run_until_complete(_connect(kernel, timeout_s))
 
 
-def enter_run(kernel: Kernel, folder: Path, beside: Path) -> None:
-    """Tell a kernel which run it belongs to; `beside` is the template's own folder."""
-    code = ENTER.format(folder=str(folder), beside=str(beside))
+def run_silently(kernel: Kernel, code: str) -> None:
+    """Run code of ours in a kernel; it leaves no trace in the notebook."""
     reply = event_loop().run_until_complete(_ask(kernel, code, 60.0))
     if reply is None or reply["status"] != "ok":
-        raise KernelDied("the kernel did not accept the run")
+        raise KernelDied("the kernel did not accept its run")
+
+
+def enter_run(kernel: Kernel, folder: Path, beside: Path) -> None:
+    """Tell a kernel which run it belongs to; `beside` is the template's own folder."""
+    run_silently(kernel, ENTER.format(folder=str(folder), beside=str(beside)))
 
 # %% ../../nbs/12_archive/21_kernels.ipynb #529c272d
 def stop(kernel: Kernel, grace_s: float = 3.0) -> None:
@@ -199,16 +210,8 @@ def stop(kernel: Kernel, grace_s: float = 3.0) -> None:
             kernel.process.wait(grace_s)
         except subprocess.TimeoutExpired:
             pass
-    kill(kernel)
+    kernel.kill()
     if kernel.client is not None:
         kernel.client.stop_channels()
         kernel.client = None
     shutil.rmtree(kernel.home, ignore_errors=True)
-
-
-def kill(kernel: Kernel) -> None:
-    """SIGKILL for a kernel and all that it started; safe to call from any thread."""
-    if kernel.is_alive():
-        kernel.process.send_signal(signal.SIGKILL)
-    kill_all(kernel.mark, kernel.pid)
-    kernel.process.wait(10)
