@@ -5,7 +5,6 @@
 # %% ../../nbs/12_archive/17_catalogue.ipynb #6af8baff
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
@@ -17,11 +16,12 @@ from sqlalchemy.orm import Session
 
 from .database import ready_engine
 from .record import RECORD_FILE, Record
+from .site import run_folders
 from .tables import FileRow, MetricRow, RunRow, run_row
 from ..core.errors import BadInput, ImaxtError
 
 # %% auto #0
-__all__ = ['RunSummary', 'Metric', 'Rebuilt', 'run_folders', 'Catalogue']
+__all__ = ['RunSummary', 'Metric', 'Rebuilt', 'Catalogue']
 
 # %% ../../nbs/12_archive/17_catalogue.ipynb #698d87a4
 @dataclass(frozen=True)
@@ -67,15 +67,7 @@ class Rebuilt:
     added: int
     unreadable: list[tuple[Path, str]] = field(default_factory=list)
 
-# %% ../../nbs/12_archive/17_catalogue.ipynb #eb90805e
-def run_folders(runs_root: Path) -> Iterator[Path]:
-    """Folders `<subject>/<step>/<run id>` that hold a record, in order; drafts are left out."""
-    for file in sorted(runs_root.glob(f"*/*/*/{RECORD_FILE}")):
-        parts = file.relative_to(runs_root).parts[:-1]
-        if not any(p.startswith(".") or p == "superseded" for p in parts):
-            yield file.parent
-
-
+# %% ../../nbs/12_archive/17_catalogue.ipynb #172f8327
 def _summary(row: RunRow) -> RunSummary:
     return RunSummary(**{f.name: getattr(row, f.name) for f in fields(RunSummary)})
 
