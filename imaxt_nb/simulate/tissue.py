@@ -136,6 +136,16 @@ def seed_points(
     local = np.maximum(relative_density(fields, *kept.T), 0.3) / mean * per_mm2
     return _push_apart(kept, 0.75e3 / np.sqrt(local), rounds=3)
 
+
+def _crowding(points: NDArray, kinds: NDArray[np.int64]) -> NDArray[np.float64]:
+    """How much the radius of each nucleus is reduced by its neighbours: crowded cells are smaller."""
+    from scipy.spatial import cKDTree
+
+    radius = np.array([s.radius_um for s in SHAPES.values()])[kinds]
+    distance, _ = cKDTree(points).query(points, k=min(7, len(points)))
+    room = distance[:, 1:].mean(axis=1)  # to the six nearest: the local spacing
+    return np.clip(room / (2.6 * radius), 0.55, 1.0)
+
 # %% ../../nbs/03_simulate/01_tissue.ipynb #e48d624f
 @dataclass(frozen=True)
 class Vessels:
@@ -227,21 +237,22 @@ def draw_outlines(
     centre: NDArray[np.float64],
     kinds: NDArray[np.int64],
     angle: NDArray[np.float64],
+    size: NDArray[np.float64],
     generator: np.random.Generator,
 ) -> Outlines:
-    """Draw the outlines of cells of the given types and orientations."""
+    """Draw the outlines of cells of the given types, orientations and relative sizes."""
     n = len(centre)
     shape = {k: np.array([getattr(s, k) for s in SHAPES.values()])[kinds] for k in _FIELDS}
     height = generator.uniform(0, 0.85, n)  # of the cut above the nucleus' equator, in radii
     waves = np.arange(2, 2 + WAVES)
     return Outlines(
         centre,
-        shape["radius_um"] * generator.lognormal(0, 0.13, n) * np.sqrt(1 - 0.5 * height**2),
+        shape["radius_um"] * size * generator.lognormal(0, 0.13, n) * np.sqrt(1 - 0.5 * height**2),
         1 + (shape["aspect"] - 1) * generator.lognormal(0, 0.3, n),
         angle,
         generator.normal(0, 0.11, (n, WAVES)) / waves,
         generator.uniform(0, 2 * np.pi, (n, WAVES)),
-        shape["body_um"] * generator.lognormal(0, 0.2, n),
+        shape["body_um"] * size * generator.lognormal(0, 0.2, n),
         shape["body_stretch"],
         generator.lognormal(0, 0.28, n) * (1 - 0.55 * height),
     )
@@ -378,8 +389,8 @@ def simulate_tissue(
         )
     fields = random_fields(size_um, seed)
     points, kinds, angle = _layout(size_um, fields, CELLS_PER_MM2 * density, seed)
-    # crowding makes cells smaller; a cell of a loose tissue does not grow
-    outlines = draw_outlines(points, kinds, angle, seeded(seed, "outlines"))
+    size = _crowding(points, kinds)
+    outlines = draw_outlines(points, kinds, angle, size, seeded(seed, "outlines"))
     shape = tuple(round(s / p) for s, p in zip(size_um, pixel_um, strict=True))
     o = outlines
     score, cells, dna = _paint(
