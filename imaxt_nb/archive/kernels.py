@@ -26,7 +26,7 @@ from .processes import MARK, birth, kill_all, memory_mb
 from ..core.errors import ImaxtError
 
 # %% auto #0
-__all__ = ['WARM_UP', 'ENTER', 'KernelDied', 'Kernel', 'event_loop', 'wait_ready', 'run_silently', 'enter_run', 'stop']
+__all__ = ['BOOT', 'ENTER', 'KernelDied', 'Kernel', 'event_loop', 'wait_ready', 'run_silently', 'enter_run', 'stop']
 
 # %% ../../nbs/12_archive/21_kernels.ipynb #c8f8edb9
 class KernelDied(ImaxtError):
@@ -44,25 +44,23 @@ class _Client(AsyncKernelClient):
     is_alive = _async_is_alive
 
 
-def _command(connection: Path) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "ipykernel_launcher",
-        "-f",
-        str(connection),
-        "--HistoryManager.enabled=False",
-    ]
-
-# %% ../../nbs/12_archive/21_kernels.ipynb #1c637414
-WARM_UP = """\
-from imaxt_nb.archive.processes import die_with_parent as _f
-_f({parent})
-del _f
-import imaxt_nb.archive.run as _run
-del _run
+BOOT = """\
+import sys
+sys.path.pop(0)
+from imaxt_nb.archive.processes import die_with_parent
+die_with_parent(int(sys.argv.pop(1)))
+import imaxt_nb.archive.run
+from ipykernel.kernelapp import launch_new_instance
+launch_new_instance()
 """
 
+
+def _command(connection: Path) -> list[str]:
+    """The kernel's command line: bound to this process before it does anything else."""
+    options = ["-f", str(connection), "--HistoryManager.enabled=False"]
+    return [sys.executable, "-c", BOOT, str(os.getpid()), *options]
+
+# %% ../../nbs/12_archive/21_kernels.ipynb #1c637414
 ENTER = """\
 import os as _os, sys as _sys
 _os.environ["IMAXT_RUN_FOLDER"] = {folder!r}
@@ -169,7 +167,7 @@ async def _connect(kernel: Kernel, timeout_s: float) -> None:
     kernel.client.allow_stdin = False
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        reply = await _ask(kernel, WARM_UP.format(parent=os.getpid()), timeout_s)
+        reply = await _ask(kernel, "pass", timeout_s)
         if reply is not None and reply["status"] != "ok":
             raise KernelDied(f"the kernel could not start: {reply.get('evalue')}")
         if reply is not None and await _hears_output(kernel):
