@@ -207,7 +207,7 @@ class RawRegion:
     @property
     def origin_um(self) -> tuple[float, float] | None:
         """Where the centre of pixel (0, 0) lies on the slide, (x, y) in um."""
-        return None if self.affine is None else (self.affine[0, 3], self.affine[1, 3])
+        return None if self.affine is None else (float(self.affine[0, 3]), float(self.affine[1, 3]))
 
 
 def _attributes(place: str) -> dict[str, Any]:
