@@ -95,7 +95,7 @@ def _swap(draft: Path, out: Path) -> None:
 
 def build_gallery(
     runs_root: str | Path, out: str | Path | None = None, *, standalone: bool = False,
-    title: str = "Runs",
+    title: str = "Gallery of runs",
 ) -> Path:  # fmt: skip
     """Build the gallery of a root of runs; returns its `index.html`.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +18,8 @@ from markupsafe import Markup
 
 # %% auto #0
 __all__ = ['TEXT_LIMIT', 'HTML_LIMIT', 'joined', 'overwritten', 'text_html', 'code_html', 'code_css', 'markdown_html',
-           'bundle_html', 'output_html', 'merged_streams', 'CellView', 'cell_tags', 'cell_view', 'cell_views']
+           'bundle_html', 'output_html', 'merged_streams', 'CellView', 'notebook_cells', 'cell_tags', 'cell_view',
+           'cell_views']
 
 # %% ../../nbs/12_archive/11_notebook_html.ipynb #d58baa1c
 TEXT_LIMIT = 100_000  # characters of one output; the notebook beside the report keeps them all
@@ -68,13 +69,12 @@ def code_css() -> str:
     return f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}"
 
 
-def markdown_html(
-    source: str, folder: Path, attachments: Mapping[str, Any] | None = None
-) -> Markup:
+def markdown_html(source: str, folder: Path, attachments: Any = None) -> Markup:
     """Markdown as HTML, with pictures from `folder` and the cell's attachments embedded."""
     from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
-    known = {n: dict(a) for n, a in (attachments or {}).items() if isinstance(a, Mapping) and a}
+    given = attachments if isinstance(attachments, Mapping) else {}
+    known = {n: dict(a) for n, a in given.items() if isinstance(a, Mapping) and a}
     source = re.sub(
         r"\(attachment:([^)\s]+)", lambda m: m[0] if m[1] in known else f"(missing:{m[1]}", source
     )
@@ -184,6 +184,12 @@ class CellView:
     outputs: list[Markup] = field(default_factory=list)
 
 
+def notebook_cells(notebook: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The cells of a notebook; what is no cell counts as an empty one, so that indices hold."""
+    cells = notebook.get("cells")
+    return [c if isinstance(c, Mapping) else {} for c in cells] if isinstance(cells, list) else []
+
+
 def cell_tags(cell: Mapping[str, Any]) -> list[str]:
     """The tags of a cell, whatever its metadata look like."""
     meta = cell.get("metadata")
@@ -216,9 +222,8 @@ def cell_views(
     notebook: Mapping[str, Any], folder: Path = Path(), seconds: Mapping[int, float] | None = None
 ) -> list[CellView]:
     """The cells of a notebook (parsed JSON), empty ones left out; `seconds` by cell index."""
-    cells: Sequence[Any] = notebook.get("cells") or []
     views = []
-    for i, c in enumerate(cells):
-        if isinstance(c, Mapping) and (joined(c.get("source")).strip() or c.get("outputs")):
+    for i, c in enumerate(notebook_cells(notebook)):
+        if joined(c.get("source")).strip() or c.get("outputs"):
             views.append(cell_view(i, c, folder, (seconds or {}).get(i)))
     return views

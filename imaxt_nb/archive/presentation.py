@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 # %% auto #0
-__all__ = ['status_sign', 'status_tone', 'seconds_text', 'bytes_text', 'number_text', 'time_text', 'digest_text_short',
-           'value_text', 'page_environment', 'asset']
+__all__ = ['status_sign', 'status_tone', 'seconds_text', 'bytes_text', 'number_text', 'name_text', 'time_text',
+           'digest_text_short', 'value_text', 'page_environment', 'asset']
 
 # %% ../../nbs/12_archive/10_presentation.ipynb #0a6ba141
 _STATUS: dict[str, tuple[str, str]] = {
@@ -75,6 +75,26 @@ def number_text(value: Any) -> str:
         return f"{int(value):,}".replace(",", "\u202f")
     return f"{value:.4g}"
 
+
+_UNITS = {
+    "um": "µm",
+    "um2": "µm²",
+    "um3": "µm³",
+    "px": "px",
+    "px2": "px²",
+    "s": "s",
+    "mb": "MB",
+    "gb": "GB",
+}
+
+
+def name_text(name: str) -> str:
+    """A metric's name for people: `median_area_um2` reads `median area, µm²`."""
+    words = name.split("_")
+    if len(words) > 1 and words[-1] in _UNITS:
+        return f"{' '.join(words[:-1])}, {_UNITS[words[-1]]}"
+    return " ".join(words)
+
 # %% ../../nbs/12_archive/10_presentation.ipynb #b987da7c
 def time_text(when: datetime | None) -> str:
     """A time in UTC, to the minute, so that a page reads the same everywhere."""
@@ -96,6 +116,7 @@ _FILTERS = {
     "seconds": seconds_text,
     "bytes": bytes_text,
     "number": number_text,
+    "name": name_text,
     "time": time_text,
     "digest": digest_text_short,
     "value": value_text,

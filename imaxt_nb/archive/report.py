@@ -16,7 +16,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from .notebook_html import cell_tags, cell_views, code_css, joined
+from .notebook_html import cell_tags, cell_views, code_css, joined, notebook_cells
 from .presentation import asset, page_environment
 from .record import Record
 from .thumbnail import write_thumbnail
@@ -51,7 +51,7 @@ def _literal(node: ast.expr | None) -> Any:
 
 def defaults_of(notebook: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
     """Defaults and comments of the cell tagged `parameters`: {name: (default, comment)}."""
-    cells = [c for c in notebook.get("cells") or [] if isinstance(c, Mapping)]
+    cells = notebook_cells(notebook)
     source = next((joined(c.get("source")) for c in cells if "parameters" in cell_tags(c)), "")
     try:
         statements = ast.parse(source).body

@@ -10,7 +10,7 @@ import math
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, DateTime, ForeignKey, MetaData, Text, TypeDecorator
+from sqlalchemy import BigInteger, DateTime, Double, ForeignKey, MetaData, Text, TypeDecorator
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from .record import FileInfo, Record
@@ -46,7 +46,7 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {str: Text, datetime: UtcTime}  # noqa: RUF012
+    type_annotation_map = {str: Text, float: Double, datetime: UtcTime}  # noqa: RUF012
 
 # %% ../../nbs/12_archive/16_tables.ipynb #585bf2d4
 class RunRow(Base):

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .notebook_html import cell_tags, joined
+from .notebook_html import cell_tags, joined, notebook_cells
 from .presentation import status_tone
 from .record import Record
 
@@ -44,7 +44,7 @@ def _pictures(cell: Mapping[str, Any]) -> Iterator[Image]:
 
 def find_picture(notebook: Mapping[str, Any]) -> Image | None:
     """The picture that stands for a run: of the cell tagged `thumbnail`, else the last one."""
-    cells = [c for c in notebook.get("cells") or [] if isinstance(c, Mapping)]
+    cells = notebook_cells(notebook)
     tagged = [c for c in cells if "thumbnail" in cell_tags(c)]
     return next((p for c in [*tagged, *reversed(cells)] for p in _pictures(c)), None)
 

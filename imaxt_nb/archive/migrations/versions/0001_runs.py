@@ -44,8 +44,8 @@ def upgrade() -> None:
         sa.Column("reason", sa.Text),
         sa.Column("started_at", sa.DateTime),
         sa.Column("finished_at", sa.DateTime),
-        sa.Column("seconds", sa.Float),
-        sa.Column("peak_memory_mb", sa.Float),
+        sa.Column("seconds", sa.Double),
+        sa.Column("peak_memory_mb", sa.Double),
         sa.Column("package_version", sa.Text, nullable=False),
         sa.Column("git_commit", sa.Text),
         sa.PrimaryKeyConstraint("id", name="pk_runs"),
@@ -59,7 +59,7 @@ def upgrade() -> None:
     _of_run(
         "metrics",
         sa.Column("name", sa.Text, nullable=False),
-        sa.Column("number", sa.Float),
+        sa.Column("number", sa.Double),
         sa.Column("text", sa.Text, nullable=False),
     )
     _of_run(
