@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from .parameters import AnalysisParameters
 from .scaling import Warn, constant_markers, markers_used, scale_markers
 from ..core.errors import BadInput
+from ..core.files import canonical_json
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -23,7 +24,7 @@ FEWEST = 10  # with fewer cells neither a graph of neighbours nor its layout mea
 
 # %% auto #0
 __all__ = ['FEWEST', 'neighbour_graph', 'layout', 'by_size', 'communities', 'as_clusters', 'marker_auc', 'cluster_table',
-           'cluster_cells']
+           'cluster_cells', 'sign', 'summary']
 
 # %% ../../nbs/11_analysis/05_cluster.ipynb #31130ed9
 def neighbour_graph(features: ArrayLike, p: AnalysisParameters) -> AnnData:
@@ -42,7 +43,6 @@ def neighbour_graph(features: ArrayLike, p: AnalysisParameters) -> AnnData:
         graph,
         n_neighbors=min(p.n_neighbours, len(x) - 1),
         use_rep="X",
-        metric=p.metric,
         random_state=p.seed,
     )
     return graph
@@ -52,7 +52,7 @@ def layout(graph: AnnData, p: AnalysisParameters) -> NDArray[np.float32]:
     """UMAP's positions (n, 2) of the cells of a graph."""
     import scanpy as sc
 
-    placed = sc.tl.umap(graph, min_dist=p.umap_min_dist, random_state=p.seed, copy=True)
+    placed = sc.tl.umap(graph, random_state=p.seed, copy=True)
     return np.asarray(placed.obsm["X_umap"], np.float32)
 
 # %% ../../nbs/11_analysis/05_cluster.ipynb #80b9ad2f
@@ -82,7 +82,7 @@ def communities(graph: AnnData, p: AnalysisParameters) -> NDArray[np.int64]:
     return by_size(found.obs["leiden"].astype(int))
 
 
-def as_clusters(labels: NDArray[np.int64]) -> pd.Categorical:
+def as_clusters(labels: NDArray[np.int64]) -> pd.Categorical[Any]:
     """Cluster numbers as the ordered texts "0", "1", ... that scanpy and squidpy expect."""
     names = pd.Index([str(i) for i in range(labels.max() + 1)])
     return pd.Categorical.from_codes(labels, names)
@@ -178,3 +178,26 @@ def _one_cluster(found: AnnData) -> None:
     found.uns["neighbors"] = {"connectivities_key": "connectivities", "distances_key": "distances"}
     found.obsm["X_umap"] = np.zeros((n, 2), np.float32)
     found.obs["leiden"] = as_clusters(np.zeros(n, np.int64))
+
+# %% ../../nbs/11_analysis/05_cluster.ipynb #fdac6567
+def sign(found: AnnData, p: AnalysisParameters, key: str) -> None:
+    """Write the parameters in force and the key of the step into `uns["imaxt_analysis"]`.
+
+    No time and no run: the same input gives the same bytes.
+    """
+    found.uns["imaxt_analysis"] = {"parameters": canonical_json(p.model_dump()), "key": key}
+
+
+def summary(found: AnnData) -> dict[str, float]:
+    """Metrics of a clustered table with neighbourhoods, for the run's record."""
+    sizes = found.uns["clusters"]["n_cells"]
+    neighbours = np.diff(found.obsp["spatial_connectivities"].indptr)
+    return {
+        "n_cells": found.n_obs,
+        "n_markers_used": int(found.var["clustered_by"].sum()),
+        "n_regions": len(found.obs["region"].cat.categories),
+        "n_empty_regions": len(found.uns["imaxt"]["empty_regions"]),
+        "n_clusters": len(sizes),
+        "largest_cluster_fraction": round(float(sizes.max() / found.n_obs), 4),
+        "median_neighbours": float(np.median(neighbours)),
+    }

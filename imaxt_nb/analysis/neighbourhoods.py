@@ -28,9 +28,17 @@ def join_neighbours(cells: AnnData, radius_um: float) -> None:
     Adds `obsp["spatial_connectivities"]` (0 or 1), `obsp["spatial_distances"]` (um) and
     `uns["spatial_neighbors"]`: squidpy's names.
     """
+    import logging
+
     import squidpy as sq
 
-    sq.gr.spatial_neighbors(cells, coord_type="generic", radius=radius_um, library_key="region")
+    chatter = logging.getLogger("spatialdata._logging")
+    level = chatter.level
+    chatter.setLevel(logging.WARNING)
+    try:
+        sq.gr.spatial_neighbors(cells, coord_type="generic", radius=radius_um, library_key="region")
+    finally:
+        chatter.setLevel(level)
 
 # %% ../../nbs/11_analysis/06_neighbourhoods.ipynb #42b99726
 def pair_counts(cells: AnnData, key: str = "leiden") -> tuple[NDArray[Any], NDArray[Any]]:

@@ -10,14 +10,18 @@ from typing import Literal
 from ..core.parameters import Parameters, param
 
 # %% auto #0
-__all__ = ['AnalysisParameters']
+__all__ = ['NOT_OF_A_TYPE', 'AnalysisParameters']
 
 # %% ../../nbs/11_analysis/02_parameters.ipynb #7b0c3a35
+# DNA and histones, gas and carriers of the instrument, matrix between cells, states of any cell
+NOT_OF_A_TYPE = "*DNA* *Histone* Ir19? Ar80* Xe13* *BCKG* Collagen* Ki67* Ki-67*".split()
+
+
 class AnalysisParameters(Parameters):
     """From a table of cells to clusters, their layout and their neighbourhoods."""
 
     exclude_markers: list[str] = param(
-        [], "markers or channels left out of the clustering: DNA, carriers, background"
+        NOT_OF_A_TYPE, "markers or channels left out of the clustering; * fits anything"
     )
     clip_percentile: float = param(
         99.9, "abundance above it counts as it", unit="percent", gt=50, le=100
@@ -27,9 +31,7 @@ class AnalysisParameters(Parameters):
     )
     n_components: int = param(0, "principal components used; 0: the markers themselves", ge=0)
     n_neighbours: int = param(15, "neighbours of a cell in the space of markers", ge=2, le=200)
-    metric: Literal["euclidean", "cosine", "correlation"] = param("euclidean", "distance of cells")
-    resolution: float = param(1.0, "of Leiden: higher gives more clusters", gt=0, le=20)
-    umap_min_dist: float = param(0.5, "how close the layout may put cells", ge=0, le=1)
+    resolution: float = param(0.2, "of Leiden: higher gives more clusters", gt=0, le=20)
     neighbour_radius_um: float = param(
         20.0, "cells this near are neighbours in the tissue", unit="um", gt=0
     )

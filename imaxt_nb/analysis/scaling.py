@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 
 import numpy as np
 import pandas as pd
@@ -22,14 +23,16 @@ __all__ = ['Warn', 'markers_used', 'scale_markers', 'constant_markers']
 def markers_used(var: pd.DataFrame, exclude: Sequence[str]) -> NDArray[np.bool_]:
     """Which rows of `var` (index: marker, column `channel`) remain, bool (c,).
 
-    Raises `BadInput` for a name that is neither a marker nor a channel, and when none remains.
+    Names and patterns (`*`, `?`) are compared with markers and channels, ignoring case. A pattern
+    may fit nothing. Raises `BadInput` for a name that does not exist, and when no marker remains.
     """
     used = np.ones(len(var), bool)
-    for name in exclude:
-        hit = (var.index.str.lower() == name.lower()) | (var["channel"].str.lower() == name.lower())
-        if not hit.any():
-            raise unknown_name("marker", name, var.index)
-        used &= ~np.asarray(hit)
+    names = [(str(m).lower(), str(c).lower()) for m, c in var["channel"].items()]
+    for pattern in exclude:
+        hit = np.array([any(fnmatchcase(n, pattern.lower()) for n in pair) for pair in names])
+        if not hit.any() and not set(pattern) & set("*?["):
+            raise unknown_name("marker", pattern, var.index)
+        used &= ~hit
     if not used.any():
         raise BadInput(
             "no marker is left to cluster by", field="exclude_markers", found=list(exclude)
