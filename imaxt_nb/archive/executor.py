@@ -210,6 +210,7 @@ def _run(
     more: bool,
     queued_s: float,
 ) -> Outcome:
+    import imaxt_nb.archive.engine  # noqa: F401  (takes a second, while the kernel starts)
     from imaxt_nb.archive.staging import stage
     from imaxt_nb.archive.supervisor import supervise
 

@@ -24,7 +24,7 @@ from imaxt_nb.archive.inventory import (
 )
 from .kernels import Kernel, enter_run, stop, wait_ready
 from .prepare import MASK, Prepared, data_folder
-from .record import CellTime, ErrorInfo, ExitInfo, Record, Status
+from .record import CellTime, ErrorInfo, ExitInfo, FileInfo, Record, Status
 from .run import LOG_FILE, append_log
 from .staging import NOTEBOOK_FILE, Staged, absorb_log, is_full
 from .watchdog import Cancellation, Emit, Verdict, Watchdog
@@ -153,7 +153,7 @@ def take_inventory(prepared: Prepared, record: Record, settings: Settings) -> st
     """Put the products on record; the first declared one that is missing, or None."""
     base = data_folder(prepared.template, record.subject, settings)
     known = load_known(settings.runs_root, record.subject)
-    found = {}
+    found: dict[str, FileInfo] = {}
     for pattern in expand(prepared.template.metadata.outputs, prepared.parameters.public):
         if not (paths := find_products(base, pattern)):
             return pattern
