@@ -64,7 +64,7 @@ class SiteRun:
         )
 
     @property
-    def headline(self) -> list[tuple[str, float | int | str]]:
+    def headline(self) -> list[tuple[str, float | int]]:
         """The first two metrics that are numbers: what a card has room for."""
         return [(n, v) for n, v in self.record.metrics.items() if not isinstance(v, str)][:2]
 
