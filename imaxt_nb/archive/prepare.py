@@ -143,13 +143,12 @@ def find_inputs(
     """The inputs with their digests; `BadInput` when a pattern matches nothing."""
     _check_subject(template, subject, settings)
     base = data_folder(template, subject, settings)
-    found: dict[str, FileInfo] = {}
+    found: dict[str, None] = {}
     for pattern in expand(template.metadata.inputs, parameters):
-        paths = find_products(base, pattern)
-        if not paths:
+        if not (paths := find_products(base, pattern)):
             raise _missing(template, pattern, base, settings)
-        found |= {p: describe(base, p, known) for p in paths if p not in found}
-    return list(found.values())
+        found |= dict.fromkeys(paths)
+    return [describe(base, p, known) for p in found]
 
 # %% ../../nbs/12_archive/06_prepare.ipynb #4599b1ae
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import errno
 import os
 import platform
 import time
-from datetime import timedelta
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from ..core.settings import Settings
 
 # %% auto #0
 __all__ = ['NOTEBOOK_FILE', 'PARAMETERS_FILE', 'BALLAST_FILE', 'BALLAST_BYTES', 'SCAFFOLD', 'Unwritable', 'initial_record',
-           'Staged', 'write_request', 'stage', 'request_of', 'absorb_log', 'is_full']
+           'Staged', 'write_request', 'stage', 'stage_record', 'absorb_log', 'is_full']
 
 # %% ../../nbs/12_archive/24_staging.ipynb #2c2616ea
 NOTEBOOK_FILE = "notebook.ipynb"
@@ -110,40 +110,48 @@ def stage(prepared: Prepared, settings: Settings, kernel: dict[str, Any] | None 
 
     `kernel` (mark, pid, born) lets others end what a vanished supervisor left behind.
     """
-    record = initial_record(prepared, settings)
-    home = step_folder(prepared.template, record.subject, settings)
-    home.mkdir(parents=True, exist_ok=True)
-    while True:
-        folder = home / f"{STAGING}{record.run_id}"
-        try:
-            folder.mkdir()
-            break
-        except FileExistsError:
-            record.started_at = utc_now() + timedelta(milliseconds=1)
-            record.run_id = run_id(record.key, record.started_at)
-            time.sleep(0.001)
-    write_request(folder, request_of(prepared, settings, record) | {"kernel": kernel})
+    more = {
+        "secrets": sorted(prepared.parameters.secret),
+        "data_root": settings.data_root,
+        "kernel": kernel,
+    }
+    home = step_folder(prepared.template, prepared.request.subject, settings)
+    return stage_record(initial_record(prepared, settings), prepared.template.path, home, **more)
+
+
+def stage_record(record: Record, template: Path, home: Path, **more: Any) -> Staged:
+    """Make the folder of a run in that of its step; `more` is for the kernel's eyes."""
+    folder = _new_folder(record, home)
+    request = {
+        "run_id": record.run_id,
+        "key": record.key,
+        "template": record.template.name,
+        "subject": record.subject,
+        "parameters": record.parameters,
+    }
+    write_request(folder, request | more)
     (folder / BALLAST_FILE).write_bytes(os.urandom(BALLAST_BYTES))
     (folder / HEARTBEAT_FILE).touch()
     write_json(folder / PARAMETERS_FILE, record.parameters)
-    (folder / NOTEBOOK_FILE).write_bytes(prepared.template.path.read_bytes())
+    (folder / NOTEBOOK_FILE).write_bytes(template.read_bytes())
     staged = Staged(folder, record)
     staged.save()
     append_log(folder, "staged", run_id=record.run_id)
     return staged
 
 
-def request_of(prepared: Prepared, settings: Settings, record: Record) -> dict[str, Any]:
-    """What `begin_run` needs to know."""
-    return {
-        "run_id": record.run_id,
-        "key": record.key,
-        "template": prepared.template.name,
-        "subject": record.subject,
-        "parameters": prepared.parameters.public,
-        "secrets": sorted(prepared.parameters.secret),
-        "data_root": settings.data_root,
-    }
+def _new_folder(record: Record, home: Path) -> Path:
+    """A folder that no other run has; two in one millisecond get different identifiers."""
+    home.mkdir(parents=True, exist_ok=True)
+    while True:
+        folder = home / f"{STAGING}{record.run_id}"
+        with suppress(FileExistsError):
+            if not (home / record.run_id).exists():
+                folder.mkdir()
+                return folder
+        time.sleep(0.001)
+        record.started_at = utc_now()
+        record.run_id = run_id(record.key, record.started_at)
 
 # %% ../../nbs/12_archive/24_staging.ipynb #6e202b2e
 def absorb_log(record: Record, folder: Path) -> bool:
