@@ -96,13 +96,14 @@ def _read(
     record = Acquired(f"{bundle.name}_{number:03d}", bundle.name, "", "damaged", reason)
     if mcd is not None and item is not None:
         record.source = mcd.path.name
+        older = "" if mcd.whole else f"the .mcd is cut off, described by {mcd.schema_from}"
         _from_mcd(mcd, item, record)
         try:
-            counts, note = read_pixels(mcd.path, item, strict)
+            counts, note = read_pixels(mcd, item, strict)
         except BadInput as e:
             record.note = reason = str(e)
         else:
-            _finish(record, counts, note)
+            _finish(record, counts, note, older)
             return record
     if number in bundle.texts:
         _read_twin(bundle, number, record, reason, strict)

@@ -33,13 +33,20 @@ class McdFile:
     slides: list[Any]
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def whole(self) -> bool:
+        """Whether the file's own schema was there."""
+        return self.schema_from == self.path.name
+
 
 def _schema_beside(path: Path) -> str | None:
     twin = path.with_suffix(".schema")
     if not twin.is_file():
         return None
     found = re.findall(rb"<MCDSchema.*?</MCDSchema>", twin.read_bytes(), re.DOTALL)
-    return found[-1].decode("utf-8", "replace") if found else None
+    if not found:
+        return None
+    return re.sub(r'\s(?:diffgr|msdata|xml):\w+="[^"]*"', "", found[-1].decode("utf-8", "replace"))
 
 
 def open_mcd(path: Path) -> McdFile:
@@ -68,17 +75,21 @@ def open_mcd(path: Path) -> McdFile:
 
 # %% ../../nbs/02_readers/01_imc_mcd.ipynb #41e12d15
 def read_pixels(
-    path: Path, acquisition: Any, strict: bool = True
+    mcd: McdFile, acquisition: Any, strict: bool = True
 ) -> tuple[NDArray[np.float32], str]:
     """Counts (c, y, x) float32 of an acquisition of `readimc`, and a note.
 
     An acquisition without any pixel gives shape (c, 0, 0). Raises `BadInput` when the block is
     cut off, incomplete or inconsistent; `strict=False` keeps the complete rows of one cut short.
     """
+    path, n_channels = mcd.path, acquisition.num_channels
     start, end, width, height = _block(path, acquisition)
-    n_channels = acquisition.num_channels
-    if start >= end or 0 in (width, height):
+    if start == end and not mcd.whole:
+        raise BadInput("the .schema is older than this acquisition", file=path)
+    if start == end or 0 in (width, height):
         return np.zeros((n_channels, 0, 0), np.float32), "nothing was acquired"
+    if end < start:  # not known yet when the schema was saved; every pixel's position is checked
+        end = start + 4 * (n_channels + 3) * width * height
     size = path.stat().st_size
     if end > size and (strict or start >= size):
         raise BadInput(

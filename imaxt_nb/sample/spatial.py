@@ -122,7 +122,10 @@ def to_spatialdata(sample: Sample) -> Any:
     from spatialdata.models import TableModel
 
     frames = sample.frames
-    images, labels, points, tables = {}, {}, {}, {}
+    images: dict[str, Any] = {}
+    labels: dict[str, Any] = {}
+    points: dict[str, Any] = {}
+    tables: dict[str, Any] = {}
     for name in sample.images():
         images[name], found = _elements(sample.image(name), frames)
         labels |= found
