@@ -15,15 +15,15 @@ project = "imaxt_nb"
 author = "The imaxt_nb developers"
 project_copyright = "2026, the imaxt_nb developers"
 extensions = ["myst_nb"]
-exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
+exclude_patterns = ["_build", "**/.ipynb_checkpoints", "library/contents.md"]
 html_theme = "furo"
 html_title = "imaxt_nb"
 html_static_path = ["_static"]
 nb_execution_mode = "off"
 nb_merge_streams = True
-myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_enable_extensions = ["colon_fence"]  # no math: MathJax would be fetched from elsewhere
 myst_heading_anchors = 3
-mathjax_path = ""  # offline: no script is loaded from anywhere
+nb_ipywidgets_js = {}
 suppress_warnings = ["mystnb.unknown_mime_type", "myst.header", "misc.highlighting_failure"]
 
 
@@ -84,12 +84,12 @@ def build_library() -> None:
     }.items():
         target = LIBRARY / "project" / Path(name).name.lower()
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(title + (ROOT / name).read_text("utf-8"), "utf-8")
+        target.write_text((ROOT / name).read_text("utf-8"), "utf-8")
         pages.append(target.relative_to(HERE).with_suffix("").as_posix())
     tocs.append(_toc("Project", pages))
     _page(ROOT / "nbs" / "index.ipynb", LIBRARY / "start.ipynb")
     (LIBRARY / "contents.md").write_text(
-        "---\norphan: true\n---\n# Contents\n\n" + "\n".join(tocs), "utf-8"
+        "\n".join(tocs), "utf-8"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pipeline import imaxt, through
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -26,3 +27,19 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("IMAXT_DATABASE_URL", "IMAXT_TEMPLATES"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A simulated region of 250 x 250 um."""
+    out = tmp_path_factory.mktemp("raw") / "imc"
+    imaxt("simulate", "imc", str(out), "--size-um", "250x250", "--seed", "5", site=out.parent)
+    return out
+
+
+@pytest.fixture(scope="session")
+def done(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A site where the sample went through all steps."""
+    site = tmp_path_factory.mktemp("site")
+    through(site, simulated, "sim")
+    return site

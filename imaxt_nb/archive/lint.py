@@ -98,8 +98,8 @@ def _metadata(template: Template) -> Iterator[Problem]:
 
 
 def _style(template: Template) -> Iterator[Problem]:
-    for index, source, _ in template.cells:
-        if (n := len(source.strip().splitlines())) > MAX_LINES:
+    for index, source, tags in template.cells:
+        if "parameters" not in tags and (n := len(source.strip().splitlines())) > MAX_LINES:
             yield Problem(f"{n} lines, at most {MAX_LINES}: move code to the library", index, False)
         if template.notebook["cells"][index].get("outputs"):
             yield Problem("has outputs; strip them", index, False)
