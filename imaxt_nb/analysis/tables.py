@@ -203,11 +203,16 @@ _NEEDS = {
 
 
 def check_cells(cells: AnnData, *, file: str | None = None) -> AnnData:
-    """Return the table when it keeps the conventions, else raise `BadInput` naming what is missing."""
+    """Return the table when it keeps the conventions, else raise `BadInput` naming what is missing.
+
+    An array read from HDF5 becomes the list that spatialdata insists on.
+    """
     wrong = [
         f"no {k}[{n!r}]" for k, names in _NEEDS.items() for n in names if n not in getattr(cells, k)
     ]
     if not wrong:
+        attrs = cells.uns["spatialdata_attrs"]
+        attrs["region"] = [str(r) for r in np.atleast_1d(attrs["region"])]
         wrong = _broken(cells)
     if wrong:
         raise BadInput("not a table of cells of this package", file=file, found="; ".join(wrong))
