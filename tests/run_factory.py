@@ -9,9 +9,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from imaxt_nb.archive.record import Record
 from imaxt_nb.core.files import digest_text
 from imaxt_nb.core.identifiers import run_id
@@ -33,6 +30,9 @@ METRICS: dict[str, dict[str, float | int | str]] = {
 
 def picture_png(seed: int, size: tuple[int, int] = (480, 300)) -> str:
     """Base64 PNG of blobs that look a little like stained nuclei."""
+    import numpy as np
+    from PIL import Image
+
     rng = np.random.default_rng(seed)
     width, height = size
     y, x = np.mgrid[0:height, 0:width]
