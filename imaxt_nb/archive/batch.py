@@ -21,14 +21,17 @@ from .executor import Outcome, outcome_of
 from .plan import Row, check
 from .prepare import Request, records_of, step_folder
 from .recover import reap
+from .rows import read_requests as read_requests
 from .run import RUN_FOLDER
 from ..core.errors import EXIT_FAILED, BadInput, UsageError
 from ..core.settings import Settings, load_settings
 
 # %% auto #0
-__all__ = ['Message', 'OnEvent', 'Hand', 'archive_unstarted', 'Batch', 'run_batch', 'run_one', 'exit_code']
+__all__ = ['Message', 'OnEvent', 'Hand', 'archive_unstarted', 'Batch', 'run_batch', 'run_one', 'exit_code', 'Request',
+           'read_requests']
 
 # %% ../../nbs/12_archive/31_batch.ipynb #bab93240
+_all_ = ["Request", "read_requests"]  # a caller needs them, too
 Message = tuple["Hand", dict[str, Any] | None]
 
 
@@ -281,9 +284,9 @@ def run_batch(
     All are checked before the first starts (`UsageError`, `BadInput`). Runs whose supervisor
     vanished earlier are closed first. `on_event` is called with dictionaries that have `event`,
     `row`, `subject`, `template`, and: `waiting` (`for`), `started` (`run_id`, `key`, `folder`,
-    `cells`, `kernel_pid`), `cell` (`cell`, `status`, `seconds`), `log` (`name` and what the
-    notebook logged: `progress` with `what`, `done`, `total`; `warning` with `message`),
-    `finished` (`outcome`).
+    `cells`, `kernel_pid`), `cell` (`cell`, `status`, `seconds`), `progress` (`what`, `done`,
+    `total`), `warning` (`message`), `log` (`name` and what the notebook logged), `finished`
+    (`outcome`).
     """
     settings = settings or load_settings()
     numbered = [r for r in requests if r.row]

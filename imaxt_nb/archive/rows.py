@@ -16,7 +16,7 @@ from .prepare import Request
 from ..core.errors import BadInput
 
 # %% auto #0
-__all__ = ['SUBJECT_COLUMNS', 'TEMPLATE_COLUMN', 'PARAMETERS_COLUMN', 'parse_parameters', 'read_batch']
+__all__ = ['SUBJECT_COLUMNS', 'TEMPLATE_COLUMN', 'PARAMETERS_COLUMN', 'parse_parameters', 'read_requests']
 
 # %% ../../nbs/12_archive/30_rows.ipynb #eaed3ecd
 SUBJECT_COLUMNS = ("sample", "study")
@@ -52,7 +52,7 @@ def _check_header(names: Sequence[str], path: Path) -> str:
     return subjects[0]
 
 
-def _request(row: int, values: Mapping[str, str], subject: str, path: Path) -> Request:
+def _request(row: int, values: Mapping[str, str], subject: str, path: Path, force: bool) -> Request:
     def wrong(column: str, what: str) -> BadInput:
         return BadInput(f"row {row}: {what}", file=path, field=column, found=values[column])
 
@@ -67,10 +67,10 @@ def _request(row: int, values: Mapping[str, str], subject: str, path: Path) -> R
         raise wrong(PARAMETERS_COLUMN, f"cannot be read: {e}") from e
     if both := sorted(found.keys() & more.keys()):
         raise wrong(PARAMETERS_COLUMN, f"{both[0]} has a column of its own, too")
-    return Request(values[TEMPLATE_COLUMN], values[subject], {**found, **more}, row=row)
+    return Request(values[TEMPLATE_COLUMN], values[subject], {**found, **more}, force, row)
 
 
-def read_batch(path: str | Path) -> list[Request]:
+def read_requests(path: str | Path, force: bool = False) -> list[Request]:
     """The requests of a CSV file, numbered from 1 (the header is not counted)."""
     file = Path(path)
     try:
@@ -88,5 +88,5 @@ def read_batch(path: str | Path) -> list[Request]:
             what = f"row {row}: {len(cells)} cells"
             raise BadInput(what, file=file, expected=f"{len(names)} ({', '.join(names)})")
         values = dict(zip(names, map(str.strip, cells), strict=True))
-        requests.append(_request(row, values, subject, file))
+        requests.append(_request(row, values, subject, file, force))
     return requests

@@ -18,10 +18,11 @@ from .record import Status
 from .run import LOG_FILE
 
 # %% auto #0
-__all__ = ['HEARTBEAT_FILE', 'Emit', 'Watched', 'Cancellation', 'Verdict', 'LogTail', 'Watchdog']
+__all__ = ['HEARTBEAT_FILE', 'PASSED_ON', 'Emit', 'Watched', 'Cancellation', 'Verdict', 'LogTail', 'Watchdog']
 
 # %% ../../nbs/12_archive/22_watchdog.ipynb #12e385a6
 HEARTBEAT_FILE = "heartbeat"
+PASSED_ON = ("progress", "warning")  # under their own name; all else that is logged is a "log"
 Emit = Callable[[dict[str, Any]], None]
 
 
@@ -145,5 +146,6 @@ class Watchdog(threading.Thread):
 
     def _relay(self) -> None:
         for line in self._tail.new():
+            name = line.get("event")
             if line.get("source") == "notebook":
-                self.emit({**line, "event": "log", "name": line.get("event")})
+                self.emit({**line, "event": name if name in PASSED_ON else "log", "name": name})
