@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,10 +123,9 @@ def batch(file: str, jobs: int, force: bool, as_json: bool) -> int:
     A row waits for earlier rows that write what it reads. If one fails, the rest goes on. Rows that
     were done before are not repeated.
     """
-    from imaxt_nb.archive.rows import read_batch
+    from imaxt_nb.archive.batch import read_requests
 
-    requests = [replace(r, force=force) for r in read_batch(file)]
-    return execute(requests, load_settings(), jobs, as_json)
+    return execute(read_requests(file, force=force), load_settings(), jobs, as_json)
 
 # %% ../../nbs/13_cli/03_runs.ipynb #9d41ff33
 @click.command()
@@ -146,9 +144,9 @@ def plan(
 
     settings = load_settings()
     if Path(what).is_file():
-        from imaxt_nb.archive.rows import read_batch
+        from imaxt_nb.archive.batch import read_requests
 
-        requests = read_batch(what)
+        requests = read_requests(what)
     else:
         requests = [
             make_request(settings, what, sample, study, read_parameters(pairs, params_file))
