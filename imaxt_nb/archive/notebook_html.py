@@ -197,6 +197,12 @@ def cell_tags(cell: Mapping[str, Any]) -> list[str]:
     return [t for t in tags if isinstance(t, str)] if isinstance(tags, list) else []
 
 
+def _is_blank(output: Any) -> bool:
+    """A stream that shows nothing, as a progress bar leaves when it wipes itself."""
+    o = output if isinstance(output, Mapping) else {}
+    return o.get("output_type") == "stream" and not overwritten(joined(o.get("text"))).strip()
+
+
 def _label(cell: Mapping[str, Any]) -> str:
     named = {"parameters": "default parameters", "injected-parameters": "this run's parameters"}
     given = [named[t] for t in cell_tags(cell) if t in named]
@@ -213,7 +219,8 @@ def cell_view(index: int, cell: Mapping[str, Any], folder: Path, seconds: float 
         return CellView(index, "raw", text_html(source))
     outputs = merged_streams(cell.get("outputs"))
     failed = any(isinstance(o, Mapping) and o.get("output_type") == "error" for o in outputs)
-    shown = [output_html(o, folder=folder, alt=f"output of cell {index}") for o in outputs]
+    alt = f"output of cell {index}"
+    shown = [output_html(o, folder=folder, alt=alt) for o in outputs if not _is_blank(o)]
     lines = source.count("\n") + 1
     return CellView(index, "code", code_html(source), _label(cell), lines, seconds, failed, shown)
 

@@ -80,8 +80,8 @@ _UNITS = {
     "um": "µm",
     "um2": "µm²",
     "um3": "µm³",
+    "mm2": "mm²",
     "px": "px",
-    "px2": "px²",
     "s": "s",
     "mb": "MB",
     "gb": "GB",
@@ -89,10 +89,13 @@ _UNITS = {
 
 
 def name_text(name: str) -> str:
-    """A metric's name for people: `median_area_um2` reads `median area, µm²`."""
+    """A metric's name for people: `median_area_um2` reads `median area, µm²`, `n_cells` `cells`."""
     words = name.split("_")
+    if len(words) > 1 and words[0] == "n":
+        words = words[1:]
     if len(words) > 1 and words[-1] in _UNITS:
-        return f"{' '.join(words[:-1])}, {_UNITS[words[-1]]}"
+        comma = "" if words[-2] == "per" else ","
+        return f"{' '.join(words[:-1])}{comma} {_UNITS[words[-1]]}"
     return " ".join(words)
 
 # %% ../../nbs/12_archive/10_presentation.ipynb #b987da7c
