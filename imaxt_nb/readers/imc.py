@@ -44,7 +44,10 @@ class ImcSummary:
         return f"{self.note}\n{text}" if self.note else text
 
     def _repr_html_(self) -> str:
-        return f"<p>{escape(self.note)}</p>{self.table.to_html(index=False)}"
+        import pandas as pd
+
+        with pd.option_context("display.max_colwidth", None):
+            return f"<p>{escape(self.note)}</p>{self.table.to_html(index=False)}"
 
 
 def _summary(rows: list[dict[str, Any]], note: str = "", unchanged: bool = False) -> ImcSummary:

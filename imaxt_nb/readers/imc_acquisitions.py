@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,11 @@ def _from_mcd(mcd: McdFile, item: Any, record: Acquired) -> None:
     record.labels = list(item.channel_labels)
 
 
+def _why(e: BadInput) -> str:
+    """The message with the name of the file for its path: the same on every machine."""
+    return str(e).replace(str(e.file), Path(str(e.file)).name)
+
+
 def _finish(record: Acquired, counts: NDArray[np.float32], *notes: str) -> None:
     record.counts = counts if counts.size else None
     record.status = "ok" if counts.size and has_signal(counts) else "empty"
@@ -101,7 +107,7 @@ def _read(
         try:
             counts, note = read_pixels(mcd, item, strict)
         except BadInput as e:
-            record.note = reason = str(e)
+            record.note = reason = _why(e)
         else:
             _finish(record, counts, note, older)
             return record
@@ -116,7 +122,7 @@ def _read_twin(bundle: Bundle, number: int, record: Acquired, reason: str, stric
     try:
         counts, record.channels, record.labels, note = read_txt(text, strict)
     except BadInput as e:
-        record.note = f"{reason}; its .txt twin: {e}" if reason else str(e)
+        record.note = f"{reason}; its .txt twin: {_why(e)}" if reason else _why(e)
         return
     if not record.pixel_from:
         record.pixel_from = "a .txt doesn't say: 1 um assumed"
@@ -129,7 +135,7 @@ def _open(bundle: Bundle) -> tuple[McdFile | None, str]:
     try:
         return open_mcd(bundle.mcd), "not in the schema of the .mcd"
     except BadInput as e:
-        return None, str(e)
+        return None, _why(e)
 
 
 def _slide_info(mcd: McdFile, slide: Any, name: str) -> SlideInfo:

@@ -142,10 +142,10 @@ def sample_html(sample: Sample) -> str:
     parts = [f"<b>Sample {escape(sample.name)}</b> ({escape(modalities)})<br>"]
     parts += [_pictures(i) for i in shown]
     rows = [(i.name, _size(i), _pitch(i), ", ".join(c.title for c in i.channels)) for i in shown]
-    parts.append(_rows(f"{len(names)} images", rows, ("image", "size", "µm a pixel", "channels")))
+    parts.append(_rows(f"images: {len(names)}", rows, ("image", "size", "µm a pixel", "channels")))
     if names[MOST:]:
         parts.append(f"and {escape(', '.join(names[MOST:]))}")
     parts.append(_rows("tables", [(t,) for t in sample.tables()], ("table",)))
     frames = [(f.name, f.parent or "not placed yet", f.how) for f in document.frames]
-    parts.append(_rows(f"{len(frames)} frames", frames, ("frame", "parent", "how obtained")))
+    parts.append(_rows(f"frames: {len(frames)}", frames, ("frame", "parent", "how obtained")))
     return "<div>" + "".join(parts) + "</div>"

@@ -23,7 +23,8 @@ def _even(block: NDArray[Any]) -> NDArray[Any]:
 def halve_mean(block: NDArray[Any]) -> NDArray[Any]:
     """Mean over 2 x 2 pixels of the last two axes (y, x); integers are rounded to the nearest."""
     b = _even(block)
-    kind = np.float64 if b.dtype.itemsize > 2 else np.float32
+    exact = b.dtype.itemsize <= 2 or b.dtype == np.float32
+    kind = np.float32 if exact else np.float64
     quads: list[Any] = [b[..., i::2, j::2].astype(kind) for i in (0, 1) for j in (0, 1)]
     mean = (quads[0] + quads[1] + quads[2] + quads[3]) / 4
     return (np.rint(mean) if np.issubdtype(b.dtype, np.integer) else mean).astype(b.dtype)
@@ -73,7 +74,7 @@ def layout(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...] | N
 
 # %% ../../nbs/01_sample/02_pyramid.ipynb #ccbe5438
 def create_level(store: Any, name: str, shape: Any, dtype: Any, axes: str) -> Any:
-    """An empty Zarr array: Blosc (Zstandard, shuffled), axes named, zeros not stored."""
+    """An empty Zarr array: Blosc (Zstandard, bit-shuffled), axes named, zeros not stored."""
     import zarr
     from zarr.codecs import BloscCodec
 
@@ -85,7 +86,7 @@ def create_level(store: Any, name: str, shape: Any, dtype: Any, axes: str) -> An
         dtype=dtype,
         chunks=chunks,
         shards=shards,
-        compressors=BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"),
+        compressors=BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"),
         fill_value=0,
         dimension_names=list(axes),
     )
