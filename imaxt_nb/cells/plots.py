@@ -28,10 +28,10 @@ NUCLEUS_COLOUR, CELL_COLOUR = (0.25, 0.95, 1.0), (1.0, 0.75, 0.2)
 
 def composite(nuclear: NDArray[Any], membranes: Sequence[NDArray[Any]] = ()) -> NDArray[np.float32]:
     """RGB (y, x, 3) in 0..1: nuclear signal blue, the strongest membrane signal orange; square-root scale."""
-    blue = np.sqrt(normalise(nuclear, 1, 99.7))
+    blue = np.sqrt(normalise(nuclear, 1, 99.7, min_range=5))
     if not membranes:
         return np.repeat(blue[..., None], 3, axis=2)
-    warm = np.maximum.reduce([np.sqrt(normalise(m, 5, 99.7)) for m in membranes])
+    warm = np.sqrt(np.maximum.reduce([normalise(m, 5, 99.7, min_range=5) for m in membranes]))
     rgb = blue[..., None] * (0.25, 0.45, 1.0) + warm[..., None] * (0.95, 0.45, 0.05)
     return np.clip(rgb, 0, 1).astype(np.float32)
 

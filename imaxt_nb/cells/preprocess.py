@@ -59,11 +59,16 @@ def remove_hot_pixels(
 
 # %% ../../nbs/08_cells/01_preprocess.ipynb #ff805a47
 def normalise(
-    image: NDArray[Any], low_percent: float = 1.0, high_percent: float = 99.8
+    image: NDArray[Any],
+    low_percent: float = 1.0,
+    high_percent: float = 99.8,
+    *,
+    min_range: float = 0.0,
 ) -> NDArray[np.float32]:
     """Stretch linearly between two percentiles to 0..1, clipped, float32, same shape.
 
-    A constant image has no range and becomes 0.
+    The range is at least `min_range` counts, so that a channel of noise stays dark. A constant image
+    has no range and becomes 0.
     """
     if not 0 <= low_percent < high_percent <= 100:
         raise BadInput(
@@ -74,11 +79,9 @@ def normalise(
     low, high = np.percentile(image, [low_percent, high_percent])
     if not np.isfinite([low, high]).all():
         raise BadInput("the image holds values that are not finite")
-    if high <= low:
-        low, high = (
-            float(image.min()),
-            float(image.max()),
-        )  # signal in fewer pixels than the percentile
+    if high <= low:  # signal in fewer pixels than the percentile
+        low, high = float(image.min()), float(image.max())
+    high = max(high, low + min_range)
     if high <= low:
         return np.zeros(image.shape, np.float32)
     return np.clip((image - np.float32(low)) / np.float32(high - low), 0, 1).astype(np.float32)

@@ -12,8 +12,8 @@ from .preprocess import normalise
 from ..core.errors import BadInput, unknown_name
 
 # %% auto #0
-__all__ = ['Pitch', 'LOCAL_SHARE', 'NUCLEUS_RADIUS_UM', 'MIN_RIM_UM', 'smooth', 'threshold_level', 'foreground', 'landscape',
-           'peaks', 'largest_pieces', 'keep_objects', 'segment_nuclei', 'cell_signal', 'grow_cells']
+__all__ = ['Pitch', 'LOCAL_SHARE', 'NUCLEUS_RADIUS_UM', 'MIN_RIM_UM', 'MIN_SIGNAL', 'smooth', 'threshold_level', 'foreground',
+           'landscape', 'peaks', 'largest_pieces', 'keep_objects', 'segment_nuclei', 'cell_signal', 'grow_cells']
 
 # %% ../../nbs/08_cells/02_watershed.ipynb #593514de
 Pitch = tuple[float, float]
@@ -168,6 +168,7 @@ def segment_nuclei(
 
 # %% ../../nbs/08_cells/02_watershed.ipynb #fd727e68
 MIN_RIM_UM = 1.5
+MIN_SIGNAL = 3.0  # counts: a channel that never reaches them is noise and stays dark
 
 
 def cell_signal(
@@ -180,8 +181,9 @@ def cell_signal(
 
     The square root evens out the noise of counting, so that faint cells count as well.
     """
-    scaled = [np.sqrt(normalise(smooth(c, sigma_um, pixel_um), *percentiles)) for c in channels]
-    return np.maximum.reduce(scaled)
+    planes = [smooth(c, sigma_um, pixel_um) for c in channels]
+    scaled = [normalise(p, *percentiles, min_range=MIN_SIGNAL) for p in planes]
+    return np.sqrt(np.maximum.reduce(scaled))
 
 
 def grow_cells(
