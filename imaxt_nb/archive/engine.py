@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nbclient.exceptions import CellExecutionError
-
 from .kernels import Kernel, run_silently
 from .prepare import MASK
 
@@ -38,6 +36,7 @@ def skipping(*modules: str) -> Iterator[None]:
 with skipping("rfc3987_syntax", "pyarrow", "pyarrow.fs"):
     import nbformat
     import papermill
+    from nbclient.exceptions import CellExecutionError
     from papermill.clientwrap import PapermillNotebookClient
     from papermill.engines import Engine, NotebookExecutionManager, papermill_engines
 

@@ -50,6 +50,9 @@ sys.path.pop(0)
 from imaxt_nb.archive.processes import die_with_parent
 die_with_parent(int(sys.argv.pop(1)))
 import imaxt_nb.archive.run
+sys.modules["debugpy"] = None
+import ipykernel.debugger
+del sys.modules["debugpy"]
 from ipykernel.kernelapp import launch_new_instance
 launch_new_instance()
 """
