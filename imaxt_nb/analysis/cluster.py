@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 FEWEST = 10  # with fewer cells neither a graph of neighbours nor its layout means anything
 
 # %% auto #0
-__all__ = ['FEWEST', 'neighbour_graph', 'layout', 'by_size', 'communities', 'as_clusters', 'marker_auc', 'cluster_table',
-           'cluster_cells', 'sign', 'summary']
+__all__ = ['FEWEST', 'MOSTLY_REGIONS', 'neighbour_graph', 'layout', 'by_size', 'communities', 'as_clusters', 'marker_auc',
+           'cluster_table', 'region_dependence', 'cluster_cells', 'sign', 'summary']
 
 # %% ../../nbs/11_analysis/05_cluster.ipynb #31130ed9
 def neighbour_graph(features: ArrayLike, p: AnalysisParameters) -> AnnData:
@@ -125,6 +125,26 @@ def cluster_table(
     }
     return pd.DataFrame(columns, index=auc.index), auc
 
+# %% ../../nbs/11_analysis/05_cluster.ipynb #92cbd9d4
+MOSTLY_REGIONS = 0.5
+
+
+def region_dependence(cells: AnnData) -> float:
+    """Adjusted mutual information of cluster and region; 0 where there is only one of either."""
+    from sklearn.metrics import adjusted_mutual_info_score
+
+    if cells.obs["region"].nunique() < 2 or cells.obs["leiden"].nunique() < 2:
+        return 0.0
+    return float(adjusted_mutual_info_score(cells.obs["region"], cells.obs["leiden"]))
+
+
+def _ask_regions(found: AnnData, warn: Warn) -> None:
+    if (dependence := region_dependence(found)) > MOSTLY_REGIONS:
+        warn(
+            f"clusters follow regions (adjusted mutual information {dependence:.2f}): compare the "
+            "regions' staining before calling them types"
+        )
+
 # %% ../../nbs/11_analysis/05_cluster.ipynb #94820e43
 def cluster_cells(cells: AnnData, p: AnalysisParameters, warn: Warn = warnings.warn) -> AnnData:
     """A copy of a table of cells with clusters and their layout.
@@ -148,6 +168,7 @@ def cluster_cells(cells: AnnData, p: AnalysisParameters, warn: Warn = warnings.w
         _one_cluster(found)
     else:
         _grouped(found, p, warn)
+    _ask_regions(found, warn)
     scaled = found.to_df("scaled").loc[:, used]
     found.uns["clusters"], found.uns["marker_auc"] = cluster_table(
         scaled, found.obs["leiden"].array
@@ -199,5 +220,6 @@ def summary(found: AnnData) -> dict[str, float]:
         "n_empty_regions": len(found.uns["imaxt"]["empty_regions"]),
         "n_clusters": len(sizes),
         "largest_cluster_fraction": round(float(sizes.max() / found.n_obs), 4),
+        "region_dependence": round(region_dependence(found), 4),
         "median_neighbours": float(np.median(neighbours)),
     }

@@ -32,7 +32,7 @@ def umap_plot(cells: AnnData, *, key: str = "leiden") -> Figure:
     colours = colours_of(kinds.cat.categories)
     canvas = Canvas(xy, pixels=700, dot_px=int(np.clip(400 / np.sqrt(len(xy)), 1, 6)))
     ax = (fig := new_figure(6.5, 5.2)).subplots()
-    canvas.show(ax, canvas.categories(kinds, colours), aspect="auto")
+    canvas.show(ax, canvas.categories(kinds, colours))
     for kind, rows in kinds.groupby(kinds, observed=True).indices.items():
         x, y = np.median(xy[rows], axis=0)
         halo = [withStroke(linewidth=3, foreground="white")]
@@ -83,8 +83,9 @@ def _badge(colour: str) -> dict[str, Any]:
 def _matrix(ax: Axes, table: pd.DataFrame, *, label: str, limit: float) -> None:
     """A table as coloured squares, diverging around 0; NaN is grey."""
     ax.set_facecolor("0.85")
+    rotation = 90 if max(len(str(c)) for c in table.columns) > 2 else 0
     shown = ax.imshow(table, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
-    ax.set_xticks(range(table.shape[1]), table.columns, rotation=90, fontsize=8)
+    ax.set_xticks(range(table.shape[1]), table.columns, rotation=rotation, fontsize=8)
     ax.set_yticks(range(len(table)), table.index, fontsize=8)
     ax.tick_params(length=0)
     ax.figure.colorbar(shown, ax=ax, label=label, shrink=0.8)
