@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.errors import BadInput
 from ..core.files import staged, write_json
 from ..core.identifiers import check_name
 from .imc_image import Optics, Region, form_image
@@ -19,8 +20,8 @@ from .imc_panel import Marker, panel
 from .tissue import TYPES, simulate_tissue
 
 # %% auto #0
-__all__ = ['FIRST_PUSH', 'PUSHES_PER_SHOT', 'simulate_region', 'header', 'write_txt', 'truth_table', 'write_truth',
-           'simulate_imc']
+__all__ = ['FIRST_PUSH', 'PUSHES_PER_SHOT', 'PUSHES_BETWEEN_ROWS', 'simulate_region', 'header', 'write_txt', 'truth_table',
+           'write_truth', 'simulate_imc']
 
 # %% ../../nbs/03_simulate/04_imc.ipynb #f9614d57
 def simulate_region(
@@ -41,7 +42,7 @@ def simulate_region(
     return form_image(tissue, panel(channels), optics, seed=seed)
 
 # %% ../../nbs/03_simulate/04_imc.ipynb #b4b696ce
-FIRST_PUSH, PUSHES_PER_SHOT = 1708, 385.28
+FIRST_PUSH, PUSHES_PER_SHOT, PUSHES_BETWEEN_ROWS = 1708, 385.315, 17_700
 
 
 def header(markers: Sequence[Marker]) -> str:
@@ -58,7 +59,7 @@ def write_txt(path: Path, data: NDArray[np.float32], markers: Sequence[Marker]) 
         file.write(header(markers) + "\n")
         for y in range(height):
             shot = y * width + np.arange(width)
-            start = np.round(FIRST_PUSH + shot * PUSHES_PER_SHOT)
+            start = np.round(FIRST_PUSH + shot * PUSHES_PER_SHOT + y * PUSHES_BETWEEN_ROWS)
             lead = np.stack([start, start + 383, np.arange(width), np.full(width, y), shot])
             rows = np.concatenate([lead, data[:, y]]).T
             file.write((row * width) % tuple(rows.ravel().tolist()))
@@ -124,7 +125,9 @@ def simulate_imc(
     The text format has no pixel pitch: it is 1 um. Region n has the seed `1000 * seed + n`.
     Raises `BadInput` for a bad sample name or what cannot be simulated.
     """
-    folder, name = Path(out), check_name(sample)
+    folder, name = Path(out), check_name(sample, "sample")
+    if regions < 1:
+        raise BadInput("number of regions", found=regions, expected="1 or more")
     truth = folder / "truth"
     truth.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []

@@ -1,0 +1,215 @@
+"""Segmentation: nucleus k in cell k, accuracy against truth, odd images, and samples with bad regions."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imaxt_nb.cells.parameters import SegmentParameters
+from imaxt_nb.cells.preprocess import normalise, remove_hot_pixels
+from imaxt_nb.cells.score import score
+from imaxt_nb.cells.segment import (
+    METHODS,
+    measured,
+    region_table,
+    segment_region,
+    segment_sample,
+    segmentation_metrics,
+)
+from imaxt_nb.cells.watershed import grow_cells, segment_nuclei
+from imaxt_nb.core.errors import BadInput, UsageError
+from imaxt_nb.core.parameters import validate
+from imaxt_nb.sample.channels import Channel
+from imaxt_nb.sample.store import Sample
+from imaxt_nb.simulate.imc import simulate_region
+
+TOLD = SegmentParameters(nuclear_channel="DNA1", membrane_channels=["CD45", "ECadherin", "panCK"])
+
+
+@pytest.fixture(scope="module")
+def region():
+    return simulate_region((250, 250), seed=130)
+
+
+def named(region) -> list[Channel]:
+    return [Channel(m.name, m.metal, m.mass, m.label) for m in region.markers]
+
+
+def raw(region, name: str = "a", **change) -> SimpleNamespace:
+    fields = dict(name=name, status="ok", note="", data=region.data, channels=named(region))
+    return SimpleNamespace(**(fields | {"pixel_um": (1.0, 1.0), "frame": ""} | change))
+
+
+def assert_paired(nuclei: np.ndarray, cells: np.ndarray) -> None:
+    n = int(nuclei.max(initial=0))
+    np.testing.assert_array_equal(np.setdiff1d(np.unique(nuclei), 0), np.arange(1, n + 1))
+    np.testing.assert_array_equal(np.setdiff1d(np.unique(cells), 0), np.arange(1, n + 1))
+    np.testing.assert_array_equal(cells[nuclei > 0], nuclei[nuclei > 0])
+
+
+def test_accuracy_against_truth(region) -> None:
+    found = segment_region(region.data, named(region), (1.0, 1.0), TOLD)
+    assert_paired(found.nuclei, found.cells)
+    assert score(region.nuclei, found.nuclei).object_f1_50 > 0.85
+    assert score(region.cells, found.cells).object_f1_50 > 0.85
+
+
+def test_without_membrane_channels(region) -> None:
+    told = SegmentParameters(nuclear_channel="DNA1", expansion_um=2.0)
+    found = segment_region(region.data, named(region), (1.0, 1.0), told)
+    assert_paired(found.nuclei, found.cells)
+    from scipy.ndimage import distance_transform_edt
+
+    away = distance_transform_edt(found.nuclei == 0)
+    np.testing.assert_array_equal(found.cells > 0, away <= 2.0)
+
+
+def test_anisotropic_pixels_give_the_same_cells() -> None:
+    scores = []
+    for pixel_um in ((1.0, 1.0), (0.5, 1.0)):
+        region = simulate_region((150, 150), channels=["DNA1", "CD45"], pixel_um=pixel_um, seed=131)
+        told = SegmentParameters(nuclear_channel="DNA1")
+        found = segment_region(region.data, named(region), pixel_um, told)
+        assert_paired(found.nuclei, found.cells)
+        scores.append(score(region.nuclei, found.nuclei).object_f1_50)
+        areas = found.measurements.table.nucleus_area_um2.median()
+        assert 20 < areas < 60
+    assert min(scores) > 0.8
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), kind=st.sampled_from(["noise", "blobs", "sparse", "full"]))
+def test_any_image_gives_a_sound_pair(seed: int, kind: str) -> None:
+    generator = np.random.default_rng(seed)
+    shape = tuple(generator.integers(1, 40, 2))
+    level = {"noise": 0.5, "blobs": 0.2, "sparse": 0.01, "full": 50.0}[kind]
+    image = generator.poisson(level, shape).astype(np.float32)
+    if kind == "blobs":
+        for y, x in generator.integers(0, shape, (4, 2)):
+            image[max(0, y - 3) : y + 3, max(0, x - 3) : x + 3] += 20
+    for membranes in ([], [generator.poisson(3, shape).astype(np.float32)]):
+        nuclei = segment_nuclei(image, min_area_um2=1, min_counts=0)
+        assert_paired(nuclei, grow_cells(nuclei, image, membranes))
+
+
+def test_single_pixel_nuclei_and_the_border() -> None:
+    image = np.zeros((20, 20), np.float32)
+    for y, x in ((0, 0), (5, 14), (19, 10), (12, 4)):
+        image[y, x] = 100
+    nuclei = segment_nuclei(image, min_area_um2=0, sigma_um=0.5)
+    assert nuclei.max() == 4 and nuclei[0, 0] > 0 and nuclei[19, 10] > 0
+    assert_paired(nuclei, grow_cells(nuclei, image, []))
+    assert segment_nuclei(image, min_area_um2=50).max() == 0
+
+
+@pytest.mark.parametrize("value", [0.0, 7.0])
+def test_constant_images_have_no_nuclei(value: float) -> None:
+    assert segment_nuclei(np.full((30, 30), value, np.float32)).max() == 0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_values_that_are_not_finite(region, bad: float) -> None:
+    data = region.data.copy()
+    data[3, 10, 10] = bad
+    with pytest.raises(BadInput, match="not finite"):
+        segment_region(data, named(region), (1.0, 1.0), TOLD)
+
+
+def test_hot_pixels_go_and_nothing_else(region) -> None:
+    clean, hot = remove_hot_pixels(region.data, 50)
+    changed = clean != region.data
+    np.testing.assert_array_equal(changed.sum((1, 2)), hot)
+    assert 0 < hot.sum() < 1e-3 * region.data.size
+    assert (clean <= region.data).all()
+    np.testing.assert_array_equal(remove_hot_pixels(clean, 50)[0], clean)
+
+
+def test_normalise_is_monotonic_and_bounded(region) -> None:
+    plane = region.data[0]
+    scaled = normalise(plane)
+    assert scaled.dtype == np.float32 and scaled.min() >= 0 and scaled.max() <= 1
+    order = np.argsort(plane, axis=None, kind="stable")
+    assert (np.diff(scaled.ravel()[order]) >= 0).all()
+
+
+def test_parameters_are_checked() -> None:
+    with pytest.raises(UsageError, match="did you mean 'sigma_um'"):
+        validate(SegmentParameters, {"sigma_u": 1})
+    with pytest.raises(UsageError, match="sigma_um"):
+        validate(SegmentParameters, {"sigma_um": "wide"})
+
+
+def test_unknown_channel_lists_those_there_are(region, tmp_path) -> None:
+    sample = Sample.create("s", str(tmp_path))
+    for told in ({"nuclear_channel": "DNA3"}, {"nuclear_channel": "DNA1", "membrane_channels": ["x"]}):
+        with pytest.raises(BadInput, match="unknown channel .*CD45"):
+            segment_sample(sample, [raw(region)], SegmentParameters(**told), warn=lambda _: None)
+    assert sample.images() == []
+
+
+def test_one_bad_region_does_not_lose_the_others(region, tmp_path) -> None:
+    sample, warnings = Sample.create("s", str(tmp_path)), []
+    regions = [
+        raw(region, "broken", data=region.data * np.nan),
+        raw(region, "blank", status="empty", data=None, note="no signal"),
+        raw(region, "torn", status="damaged", data=None, note="truncated"),
+        raw(region, "glass", data=np.zeros_like(region.data)),
+        raw(region, "good"),
+    ]
+    results = segment_sample(sample, regions, TOLD, key="k", warn=warnings.append)
+    status = {k: r.status for k, r in results.items()}
+    assert status == {
+        "broken": "failed", "blank": "empty", "torn": "damaged", "glass": "no nuclei", "good": "ok",
+    }  # fmt: skip
+    assert len(warnings) == 4 and "not finite" in warnings[0] and "no signal" in warnings[1]
+    assert sample.images() == ["imc_glass", "imc_good"] and set(measured(results)) == {"glass", "good"}
+    metrics = segmentation_metrics(results)
+    assert metrics["n_regions"] == 5 and metrics["n_regions_without_nuclei"] == 1
+    assert metrics["n_cells"] == results["good"].n_cells > 100
+    assert list(region_table(results).status) == list(status.values())
+
+
+def test_no_cell_anywhere_is_an_error(region, tmp_path) -> None:
+    sample = Sample.create("s", str(tmp_path))
+    glass = raw(region, data=np.zeros_like(region.data))
+    with pytest.raises(BadInput, match="DNA1.*counts from 0 to 0"):
+        segment_sample(sample, [glass], TOLD, warn=lambda _: None)
+    with pytest.raises(BadInput, match="no regions"):
+        segment_sample(sample, [], TOLD)
+
+
+def test_resume_by_key(region, tmp_path, monkeypatch) -> None:
+    sample = Sample.create("s", str(tmp_path))
+    first = segment_sample(sample, [raw(region)], TOLD, key="k1")["a"]
+    calls = []
+    monkeypatch.setitem(
+        METHODS, "classical", lambda *a: calls.append(1) or (np.ones((250, 250), int),) * 2
+    )
+    again = segment_sample(sample, [raw(region)], TOLD, key="k1")["a"]
+    assert again.reused and not calls
+    assert again.measurements.table.equals(first.measurements.table)
+    np.testing.assert_array_equal(again.measurements.cell_means, first.measurements.cell_means)
+    other = segment_sample(sample, [raw(region)], TOLD, key="k2")["a"]
+    assert not other.reused and calls and other.n_cells == 1
+    assert not segment_sample(sample, [raw(region)], TOLD)["a"].reused
+
+
+def test_real_regions(shared_data) -> None:
+    """Real pancreas crops with masks that people curated: not tuned on, a floor only."""
+    import tifffile
+
+    folder = shared_data / "imc_pancreas_crops" / "inst" / "extdata"
+    found = {}
+    for name in ("E34", "G01", "J02"):
+        data = tifffile.imread(folder / f"{name}_imc.tiff")
+        nuclei = segment_nuclei(remove_hot_pixels(data[:1])[0][0])
+        cells = grow_cells(nuclei, data[0], [data[4]])
+        truth = tifffile.imread(folder / f"{name}_mask.tiff")
+        assert_paired(nuclei, cells)
+        found[name] = score(truth.astype(int), cells)
+    print({k: (round(s.object_f1_50, 3), s.n_truth, s.n_predicted) for k, s in found.items()})
+    assert np.mean([s.object_f1_50 for s in found.values()]) > 0.35
