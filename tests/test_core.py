@@ -44,8 +44,10 @@ def test_staged_keeps_the_old_state_when_killed(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, str(target)], check=False)
     assert done.returncode == -9
     assert target.read_text() == "old"
+    assert len(list(tmp_path.glob(".staging-*"))) == 1
     with staged(target) as p:
         p.write_text("new")
+    assert not list(tmp_path.glob(".staging-*"))
     assert target.read_text() == "new"
     assert (tmp_path / "superseded/0001/product").read_text() == "old"
 

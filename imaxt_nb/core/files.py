@@ -5,15 +5,19 @@
 # %% ../../nbs/00_core/02_files.ipynb #e0353143
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
+import platform
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 # %% auto #0
 __all__ = ['STAGING', 'Known', 'supersede', 'staged', 'remove', 'canonical_json', 'write_json', 'digest_text', 'files_under',
@@ -40,13 +44,27 @@ def staged(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path that becomes `target` (file or folder) when the block succeeds."""
     final = Path(target)
     final.parent.mkdir(parents=True, exist_ok=True)
-    draft = final.parent / f"{STAGING}{uuid.uuid4().hex[:8]}-{final.name}"
+    _sweep(final)
+    draft = final.parent / f"{STAGING}{_mark()}-{uuid.uuid4().hex[:8]}-{final.name}"
     try:
         yield draft
         supersede(final)
         os.replace(draft, final)
     finally:
         remove(draft)
+
+
+def _mark(pid: int | None = None) -> str:
+    """Host and process of a draft; a process of another host can't be asked whether it lives."""
+    return f"{digest_text(platform.node())[:6]}-{os.getpid() if pid is None else pid}"
+
+
+def _sweep(final: Path) -> None:
+    """Remove the drafts of a product that dead processes of this machine left behind."""
+    for draft in final.parent.glob(f"{STAGING}{_mark().split('-')[0]}-*-{glob.escape(final.name)}"):
+        pid = draft.name.removeprefix(STAGING).split("-")[1]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            remove(draft)
 
 
 def remove(path: Path) -> None:

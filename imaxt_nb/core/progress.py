@@ -29,7 +29,8 @@ def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T
     from tqdm import tqdm
 
     n = total if total is not None else len(items)  # type: ignore[arg-type]
-    quiet = not (sys.stderr.isatty() or "ipykernel" in sys.modules)
+    watched = sys.stderr.isatty() or "ipykernel" in sys.modules
+    quiet = bool(_listeners) or not watched  # a bar would stay in an archived notebook
     bar = tqdm(items, total=n, desc=what, disable=quiet, mininterval=1.0, leave=False, delay=2)
     for done, item in enumerate(bar, start=1):
         yield item
