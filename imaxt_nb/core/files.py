@@ -20,11 +20,14 @@ from typing import Any
 import psutil
 
 # %% auto #0
-__all__ = ['STAGING', 'Known', 'supersede', 'staged', 'remove', 'canonical_json', 'write_json', 'digest_text', 'files_under',
-           'digest_path']
+__all__ = ['STAGING', 'HOST', 'Known', 'supersede', 'staged', 'remove', 'canonical_json', 'write_json', 'digest_text',
+           'files_under', 'digest_path']
 
 # %% ../../nbs/00_core/02_files.ipynb #cc5bd7d9
 STAGING = ".staging-"
+HOST = hashlib.blake2b(
+    platform.node().encode(), digest_size=3
+).hexdigest()  # other hosts' pids mean nothing
 
 
 def supersede(target: Path) -> Path | None:
@@ -45,7 +48,7 @@ def staged(target: str | os.PathLike[str]) -> Iterator[Path]:
     final = Path(target)
     final.parent.mkdir(parents=True, exist_ok=True)
     _sweep(final)
-    draft = final.parent / f"{STAGING}{_mark()}-{uuid.uuid4().hex[:8]}-{final.name}"
+    draft = final.parent / f"{STAGING}{HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}-{final.name}"
     try:
         yield draft
         supersede(final)
@@ -54,14 +57,9 @@ def staged(target: str | os.PathLike[str]) -> Iterator[Path]:
         remove(draft)
 
 
-def _mark(pid: int | None = None) -> str:
-    """Host and process of a draft; a process of another host can't be asked whether it lives."""
-    return f"{digest_text(platform.node())[:6]}-{os.getpid() if pid is None else pid}"
-
-
 def _sweep(final: Path) -> None:
     """Remove the drafts of a product that dead processes of this machine left behind."""
-    for draft in final.parent.glob(f"{STAGING}{_mark().split('-')[0]}-*-{glob.escape(final.name)}"):
+    for draft in final.parent.glob(f"{STAGING}{HOST}-*-{glob.escape(final.name)}"):
         pid = draft.name.removeprefix(STAGING).split("-")[1]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
             remove(draft)
