@@ -17,8 +17,8 @@ from archive_site import TAG, Site, until
 
 from imaxt_nb.archive.batch import Request, run_batch, run_one
 from imaxt_nb.archive.executor import Outcome
-from imaxt_nb.archive.recover import reap
 from imaxt_nb.archive.record import Record
+from imaxt_nb.archive.recover import reap
 
 SLEEP = "import time\n\n(run.folder / 'here').touch()\ntime.sleep(60)"
 CHILD = """

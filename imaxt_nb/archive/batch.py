@@ -23,7 +23,7 @@ from .prepare import Request, records_of, step_folder
 from .recover import reap
 from .rows import read_requests as read_requests
 from .run import RUN_FOLDER
-from ..core.errors import EXIT_FAILED, BadInput, UsageError
+from ..core.errors import EXIT_FAILED, BadInput, ImaxtError, UsageError
 from ..core.settings import Settings, load_settings
 
 # %% auto #0
@@ -310,8 +310,8 @@ def run_one(
     """Run one request; what is wrong with it is raised as `UsageError` or `BadInput`."""
     (outcome,) = run_batch([request], 1, settings, on_event)
     if outcome.action == "refused":
-        error = BadInput if outcome.exit_code == BadInput.exit_code else UsageError
-        raise error(outcome.reason or "refused")
+        kinds = {k.exit_code: k for k in (BadInput, UsageError, ImaxtError)}
+        raise kinds[outcome.exit_code](outcome.reason or "refused")
     return outcome
 
 

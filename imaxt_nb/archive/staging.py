@@ -20,7 +20,7 @@ from .record import LibraryInfo, Record, TemplateInfo, Weights
 from .run import REQUEST_FILE, append_log, read_log
 from .watchdog import HEARTBEAT_FILE
 from ..core.errors import ImaxtError
-from ..core.files import STAGING, write_json
+from ..core.files import STAGING, remove, write_json
 from ..core.identifiers import run_id, utc_now
 from ..core.settings import Settings
 
@@ -122,6 +122,14 @@ def stage(prepared: Prepared, settings: Settings, kernel: dict[str, Any] | None 
 def stage_record(record: Record, template: Path, home: Path, **more: Any) -> Staged:
     """Make the folder of a run in that of its step; `more` is for the kernel's eyes."""
     folder = _new_folder(record, home)
+    try:
+        return _furnish(folder, record, template, more)
+    except BaseException:
+        remove(folder)
+        raise
+
+
+def _furnish(folder: Path, record: Record, template: Path, more: dict[str, Any]) -> Staged:
     request = {
         "run_id": record.run_id,
         "key": record.key,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -26,7 +26,7 @@ from .kernels import Kernel, enter_run, stop, wait_ready
 from .prepare import MASK, Prepared, data_folder
 from .record import CellTime, ErrorInfo, ExitInfo, FileInfo, Record, Status
 from .run import LOG_FILE, append_log
-from .staging import NOTEBOOK_FILE, Staged, absorb_log, is_full
+from .staging import NOTEBOOK_FILE, Staged, Unwritable, absorb_log, is_full
 from .watchdog import Cancellation, Emit, Verdict, Watchdog
 from ..core.identifiers import utc_now
 from ..core.settings import Settings
@@ -213,24 +213,32 @@ def _catalogue(url: str) -> Any:
     return Catalogue(url)
 
 
-def _present(staged: Staged, settings: Settings) -> None:
-    """Report, crate and catalogue entry of a run."""
-    folder, record = staged.folder, staged.record
-    for name in ("report", "crate", "catalogue"):
-        try:
-            if name == "report":
-                from imaxt_nb.archive.report import write_report
+def _enter_catalogue(staged: Staged, settings: Settings) -> None:
+    where = staged.final.relative_to(settings.runs_root).as_posix()
+    _warn_if_it_fails(
+        staged.record,
+        "catalogue",
+        lambda: _catalogue(settings.catalogue_url).add(staged.record, where),
+    )
 
-                write_report(folder, record)
-            elif name == "crate":
-                from imaxt_nb.archive.crate import write_crate
 
-                write_crate(folder, record)
-            else:
-                where = staged.final.relative_to(settings.runs_root).as_posix()
-                _catalogue(settings.catalogue_url).add(record, where)
-        except Exception as e:
-            record.warnings = [*record.warnings, f"{name}: {type(e).__name__}: {e}"]
+def _warn_if_it_fails(record: Record, what: str, act: Callable[[], None]) -> None:
+    try:
+        act()
+    except Exception as e:  # whatever it is, the run has ended as it has ended
+        record.warnings = [*record.warnings, f"{what}: {type(e).__name__}: {e}"]
+
+
+def _report(staged: Staged) -> None:
+    from imaxt_nb.archive.report import write_report
+
+    write_report(staged.folder, staged.record)
+
+
+def _crate(staged: Staged) -> None:
+    from imaxt_nb.archive.crate import write_crate
+
+    write_crate(staged.folder, staged.record)
 
 
 def close(staged: Staged, settings: Settings, secrets: list[str] | None = None) -> Path:
@@ -243,16 +251,20 @@ def close(staged: Staged, settings: Settings, secrets: list[str] | None = None) 
     if record.started_at is not None:
         record.timings.total_s = (record.finished_at - record.started_at).total_seconds()
     staged.record = record = Record.model_validate(_mask(record.model_dump(), secrets or []))
-    staged.save()
     try:
-        write_truth(staged, secrets or [])
-    except Exception as e:
-        record.warnings = [*record.warnings, f"notebook: {type(e).__name__}: {e}"]
-    _present(staged, settings)
+        staged.save()
+    except Unwritable:
+        _enter_catalogue(staged, settings)  # it may be elsewhere, where there is room
+        raise
+    _warn_if_it_fails(record, "notebook", lambda: write_truth(staged, secrets or []))
+    _warn_if_it_fails(record, "report", lambda: _report(staged))
+    _warn_if_it_fails(record, "crate", lambda: _crate(staged))
+    _enter_catalogue(staged, settings)
     record.timings.report_s = round(time.monotonic() - began, 4)
     with suppress(OSError):
         append_log(staged.folder, "closed", status=record.status, reason=record.reason)
-    staged.save()
+    with suppress(Unwritable):  # the status is on record; only how long the report took is not
+        staged.save()
     return staged.commit()
 
 # %% ../../nbs/12_archive/25_supervisor.ipynb #0268ed33

@@ -23,6 +23,7 @@ from imaxt_nb.archive.executor import (
     refusal,
 )
 from .prepare import Request
+from .staging import Unwritable
 from .watchdog import Cancellation
 from ..core.errors import EXIT_FAILED, ImaxtError
 from ..core.settings import Settings
@@ -110,8 +111,12 @@ class Worker:
             )  # fmt: skip
         except Cancelled as e:
             return Outcome("not started", "cancelled", str(e), exit_code=EXIT_FAILED)
+        except Unwritable as e:
+            return Outcome("ran", "failed", str(e), exit_code=EXIT_FAILED)
         except ImaxtError as e:
             return refusal(e)
+        except OSError as e:
+            return Outcome("not started", "failed", str(e), exit_code=EXIT_FAILED)
         except Exception as e:  # a defect of ours: say where, and go on with the next
             traceback.print_exc()
             return refusal(e)
