@@ -248,10 +248,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("where", ["notebook", "disk"])
-def test_full_disk(tmp_path: Path, small_disk: Path, where: str) -> None:
+def test_full_disk(
+    tmp_path: Path, small_disk: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The record says so, and there is room for it, even when a run filled the disk."""
     site = Site(tmp_path, runs=small_disk)
-    os.environ[TAG] = str(site.root)
+    monkeypatch.setenv(TAG, str(site.root))
     code = {
         "notebook": "import random\n\nprint(random.Random(1).randbytes(3_000_000).hex())",
         "disk": "_ = (run.folder / 'extra').write_bytes(bytes(4_000_000))",
@@ -259,7 +261,6 @@ def test_full_disk(tmp_path: Path, small_disk: Path, where: str) -> None:
     site.template("fault/fill", code)
     site.sample("t1")
     outcome = run_one(Request("fault/fill", "t1"), site.settings)
-    del os.environ[TAG]
     assert outcome.status == "failed"
     assert "No space left" in str(outcome.reason)
     (record,) = site.records()

@@ -41,7 +41,7 @@ class Hand:
     def __init__(self, inbox: queue.Queue[Message]) -> None:
         environment = {k: v for k, v in os.environ.items() if k != RUN_FOLDER}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "imaxt_nb.archive.worker"],
+            [sys.executable, "-P", "-m", "imaxt_nb.archive.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
