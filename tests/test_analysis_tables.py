@@ -61,11 +61,11 @@ def test_spatial3d_is_in_the_furthest_frame():
         for f in (
             Frame("sample"),
             Frame("slide", "sample", translation(0, 0, 30).tolist()),
-            Frame("imc_a", "slide", translation(100, 200).tolist()),
+            Frame("imc:a", "slide", translation(100, 200).tolist()),
         )
     }
     cells = cells_anndata("s1", {"a": region([1]), "b": region([1])}, PANEL, frames=frames)
-    assert cells.obs["frame"].tolist() == ["sample", "b"]
+    assert cells.obs["frame"].tolist() == ["sample", "imc:b"]
     assert cells.obsm["spatial3d"].tolist() == [[100, 203, 30], [0, 3, 0]]
 
 

@@ -90,13 +90,12 @@ def _region_obs(sample: str, region: str, table: pd.DataFrame, element: str) -> 
 
 # %% ../../nbs/11_analysis/01_tables.ipynb #233f8cba
 def _placed(
-    xy_um: NDArray[np.float64], region: str, element: str, frames: Mapping[str, Frame]
+    xy_um: NDArray[np.float64], own: str, frames: Mapping[str, Frame]
 ) -> tuple[str, NDArray[np.float64]]:
     """The furthest frame that a region is known in, and its cells (x, y, z) there."""
     points = np.column_stack([xy_um, np.zeros(len(xy_um))])
-    own = next((n for n in (element, region) if n in frames), None)
-    if own is None:
-        return region, points
+    if own not in frames:
+        return own, points
     name, affine = to_ancestor(dict(frames), own)
     return name, apply_affine(affine, points)
 
@@ -117,7 +116,7 @@ def cells_anndata(
     measurements : by region: `.table` (n rows: `cell_id`, `x_um`, `y_um`, optional `section`,
         shape columns), `.cell_means` and `.nucleus_means` (n, c). A region may have no cells.
     channels : the c channels, the same in every region.
-    frames : the sample's frames; a region's is called `<image_prefix>_<region>` or `<region>`.
+    frames : the sample's frames; a region's is called `<image_prefix>:<region>`.
     cofactor : arcsinh(x / cofactor) is linear below it and logarithmic above. 1 suits the ion
         counts of IMC (the default); 5 is customary for CyTOF in suspension, where a cell gives
         more ions.
@@ -142,7 +141,7 @@ def _region(
 ) -> dict[str, Any]:
     _check_region(name, m, n_channels)
     xy = m.table[["x_um", "y_um"]].to_numpy(np.float64)
-    frame, xyz = _placed(xy, name, f"{prefix}_{name}", frames)
+    frame, xyz = _placed(xy, f"{prefix}:{name}", frames)
     obs = _region_obs(sample, name, m.table, f"{prefix}_{name}_cells")
     obs.insert(3, "frame", frame)
     return {
