@@ -27,7 +27,9 @@ from imaxt_nb.sample.channels import Channel
 from imaxt_nb.sample.store import Sample
 from imaxt_nb.simulate.imc import simulate_region
 
-TOLD = SegmentParameters(nuclear_channel="DNA1", membrane_channels=["CD45", "ECadherin", "panCK"])
+TOLD = SegmentParameters(
+    nuclear_channel="DNA1", membrane_channels=["CD45", "ECadherin", "panCK", "Vimentin"]
+)
 
 
 @pytest.fixture(scope="module")
@@ -145,8 +147,11 @@ def test_parameters_are_checked() -> None:
 
 def test_unknown_channel_lists_those_there_are(region, tmp_path) -> None:
     sample = Sample.create("s", str(tmp_path))
-    for told in ({"nuclear_channel": "DNA3"}, {"nuclear_channel": "DNA1", "membrane_channels": ["x"]}):
-        with pytest.raises(BadInput, match="unknown channel .*CD45"):
+    for told in (
+        {"nuclear_channel": "DNA3"},
+        {"nuclear_channel": "DNA1", "membrane_channels": ["x"]},
+    ):
+        with pytest.raises(BadInput, match=r"unknown channel .*CD45"):
             segment_sample(sample, [raw(region)], SegmentParameters(**told), warn=lambda _: None)
     assert sample.images() == []
 
@@ -166,7 +171,10 @@ def test_one_bad_region_does_not_lose_the_others(region, tmp_path) -> None:
         "broken": "failed", "blank": "empty", "torn": "damaged", "glass": "no nuclei", "good": "ok",
     }  # fmt: skip
     assert len(warnings) == 4 and "not finite" in warnings[0] and "no signal" in warnings[1]
-    assert sample.images() == ["imc_glass", "imc_good"] and set(measured(results)) == {"glass", "good"}
+    assert sample.images() == ["imc_glass", "imc_good"] and set(measured(results)) == {
+        "glass",
+        "good",
+    }
     metrics = segmentation_metrics(results)
     assert metrics["n_regions"] == 5 and metrics["n_regions_without_nuclei"] == 1
     assert metrics["n_cells"] == results["good"].n_cells > 100
@@ -176,7 +184,7 @@ def test_one_bad_region_does_not_lose_the_others(region, tmp_path) -> None:
 def test_no_cell_anywhere_is_an_error(region, tmp_path) -> None:
     sample = Sample.create("s", str(tmp_path))
     glass = raw(region, data=np.zeros_like(region.data))
-    with pytest.raises(BadInput, match="DNA1.*counts from 0 to 0"):
+    with pytest.raises(BadInput, match=r"DNA1.*counts from 0 to 0"):
         segment_sample(sample, [glass], TOLD, warn=lambda _: None)
     with pytest.raises(BadInput, match="no regions"):
         segment_sample(sample, [], TOLD)

@@ -25,7 +25,13 @@ class SegmentParameters(Parameters):
         50.0, "excess over the brightest neighbour that makes a pixel hot", unit="counts", gt=0
     )
     low_percentile: float = param(1.0, "this percentile becomes 0", unit="percent", ge=0, lt=100)
-    high_percentile: float = param(99.8, "this percentile becomes 1", unit="percent", gt=0, le=100)
+    high_percentile: float = param(
+        97.0,
+        "this percentile becomes 1; brighter nuclei don't move the threshold",
+        unit="percent",
+        gt=0,
+        le=100,
+    )
     sigma_um: float = param(0.7, "standard deviation of the Gaussian", unit="um", ge=0, le=20)
     threshold: Literal["otsu", "li", "triangle"] = param("otsu", "global threshold")
     threshold_factor: float = param(0.7, "times the global threshold", gt=0, le=5)
@@ -48,6 +54,12 @@ class SegmentParameters(Parameters):
     max_nucleus_um2: float = param(400.0, "larger nuclei are dropped", unit="um2", gt=0)
     min_nucleus_counts: float = param(
         2.0, "nuclei with a lower mean are dropped: noise", unit="counts", ge=0
+    )
+    min_relative_brightness: float = param(
+        0.2,
+        "nuclei fainter than this share of the region's brightest are dropped: haze",
+        ge=0,
+        lt=1,
     )
     expansion_um: float = param(
         3.0, "rim of a cell without membrane channel", unit="um", ge=0, le=50

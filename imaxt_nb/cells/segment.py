@@ -46,7 +46,7 @@ def classical(
         threshold=p.threshold, threshold_factor=p.threshold_factor, local_um=p.local_um,
         split_um=p.split_um, intensity_weight=p.intensity_weight, edge_fraction=p.edge_fraction,
         min_area_um2=p.min_nucleus_um2, max_area_um2=p.max_nucleus_um2,
-        min_counts=p.min_nucleus_counts,
+        min_counts=p.min_nucleus_counts, min_relative=p.min_relative_brightness,
     )  # fmt: skip
     cells = grow_cells(
         nuclei, nuclear, membranes, pixel_um,

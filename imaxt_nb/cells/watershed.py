@@ -125,7 +125,7 @@ def segment_nuclei(
     nuclear: NDArray[np.float32],
     pixel_um: Pitch = (1.0, 1.0),
     *,
-    percentiles: tuple[float, float] = (1.0, 99.8),
+    percentiles: tuple[float, float] = (1.0, 97.0),
     sigma_um: float = 0.7,
     threshold: str = "otsu",
     threshold_factor: float = 0.7,
@@ -136,21 +136,23 @@ def segment_nuclei(
     min_area_um2: float = 10.0,
     max_area_um2: float = 400.0,
     min_counts: float = 2.0,
+    min_relative: float = 0.2,
 ) -> NDArray[np.int32]:
     """Label nuclei 1..n in a nuclear channel (y, x) of counts without hot pixels (paper 4.4.3).
 
     Objects outside the areas, or whose mean is below `min_counts`, are dropped: an empty region has no
-    nuclei, however its noise is stretched. Objects at the border are kept.
+    nuclei, however its noise is stretched. So are those fainter than `min_relative` of the region's
+    brightest nuclei (their 95th percentile). Objects at the border are kept.
     Raises `BadInput` for values that are not finite.
     """
     from skimage.segmentation import watershed
 
     if nuclear.ndim != 2 or nuclear.size == 0:
         raise BadInput("not a plane", found=nuclear.shape, expected="(y, x)")
-    image = normalise(nuclear, *percentiles)
-    blurred = smooth(image, sigma_um, pixel_um)
-    level = threshold_factor * threshold_level(blurred, threshold)
-    mask = foreground(image, blurred, level, local_um, pixel_um)
+    scaled = normalise(nuclear, *percentiles, clip=False)
+    image, blurred = np.minimum(scaled, 1), smooth(scaled, sigma_um, pixel_um)
+    level = threshold_factor * threshold_level(np.minimum(blurred, 1), threshold)
+    mask = foreground(scaled, blurred, level, local_um, pixel_um)
     if not mask.any():
         return np.zeros(nuclear.shape, np.int32)
     height = landscape(
@@ -160,14 +162,17 @@ def segment_nuclei(
     labels = watershed(-height, peaks(height, pixel_um), mask=mask)
     labels = largest_pieces(_cut_at_own_peak(labels, blurred, edge_fraction))
     n = int(labels.max()) + 1
-    pixels = np.bincount(labels.ravel(), minlength=n)
+    pixels = np.maximum(np.bincount(labels.ravel(), minlength=n), 1)
     area = pixels * pixel_um[0] * pixel_um[1]
-    mean = np.bincount(labels.ravel(), nuclear.ravel(), n) / np.maximum(pixels, 1)
-    kept = (area >= min_area_um2) & (area <= max_area_um2) & (mean >= min_counts)
+    counts, bright = (np.bincount(labels.ravel(), a.ravel(), n) / pixels for a in (nuclear, scaled))
+    kept = (area >= min_area_um2) & (area <= max_area_um2) & (counts >= min_counts)
+    kept[0] = False
+    if kept.any():
+        kept &= bright >= min_relative * np.percentile(bright[kept], 95)
     return keep_objects(labels, kept)
 
 # %% ../../nbs/08_cells/02_watershed.ipynb #fd727e68
-MIN_RIM_UM = 1.5
+MIN_RIM_UM = 2.5  # where no membrane is seen; measured best over panels of one to four channels
 MIN_SIGNAL = 3.0  # counts: a channel that never reaches them is noise and stays dark
 
 
