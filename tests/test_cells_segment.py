@@ -11,15 +11,9 @@ from hypothesis import strategies as st
 
 from imaxt_nb.cells.parameters import SegmentParameters
 from imaxt_nb.cells.preprocess import normalise, remove_hot_pixels
+from imaxt_nb.cells.results import measured, region_table, segmentation_metrics
 from imaxt_nb.cells.score import score
-from imaxt_nb.cells.segment import (
-    METHODS,
-    measured,
-    region_table,
-    segment_region,
-    segment_sample,
-    segmentation_metrics,
-)
+from imaxt_nb.cells.segment import METHODS, segment_region, segment_sample
 from imaxt_nb.cells.watershed import grow_cells, segment_nuclei
 from imaxt_nb.core.errors import BadInput, UsageError
 from imaxt_nb.core.parameters import validate

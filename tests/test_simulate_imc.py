@@ -16,7 +16,8 @@ from scipy.spatial import cKDTree
 from imaxt_nb.core.errors import BadInput
 from imaxt_nb.simulate.imc import simulate_imc, simulate_region
 from imaxt_nb.simulate.imc_panel import DEFAULT_PANEL, panel, spillover
-from imaxt_nb.simulate.tissue import MIN_NUCLEUS_UM2, TYPES, simulate_tissue
+from imaxt_nb.simulate.layout import TYPES
+from imaxt_nb.simulate.tissue import MIN_NUCLEUS_UM2, simulate_tissue
 
 
 @pytest.fixture(scope="module")
