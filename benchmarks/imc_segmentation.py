@@ -113,6 +113,29 @@ def accuracy(density: float, brightness: float, seeds: list[int], size: float = 
     return np.mean(rows, axis=0), np.std(rows, axis=0)
 
 
+def real_crops() -> list[str]:
+    """Rows of a table: cells of three real pancreas crops against masks that came with them."""
+    import tifffile
+
+    from imaxt_nb.cells.preprocess import remove_hot_pixels
+    from imaxt_nb.cells.score import score
+    from imaxt_nb.cells.watershed import grow_cells, segment_nuclei
+
+    here = Path(__file__).resolve().parents[2] / "shared" / "data" / "imc_pancreas_crops"
+    rows = []
+    for file in sorted((here / "inst" / "extdata").glob("*_imc.tiff")):
+        clean, _ = remove_hot_pixels(tifffile.imread(file))
+        nuclei = segment_nuclei(clean[0])
+        cells = grow_cells(nuclei, clean[0], [clean[4]])
+        truth = tifffile.imread(str(file).replace("_imc", "_mask")).astype(np.int32)
+        s = score(truth, cells)
+        rows.append(
+            f"| {file.name[:3]} | {s.n_truth} | {s.n_predicted} | {s.object_f1_50:.2f} "
+            f"| {s.ap_50_90:.2f} | {s.pixel_f1:.2f} |"
+        )
+    return rows
+
+
 def report(figures: dict[str, float], table: list[tuple]) -> str:
     """The results in Markdown."""
     f = figures
@@ -145,6 +168,15 @@ def report(figures: dict[str, float], table: list[tuple]) -> str:
     for density, brightness, mean, sd in table:
         cells = " | ".join(f"{m:.3f} ± {s:.3f}" for m, s in zip(mean, sd, strict=True))
         lines.append(f"| {density:g} | {brightness:g} | {cells} |")
+    lines += [
+        "",
+        "Real pancreas crops (100 x 100 um, about 12,000 cells/mm², masks by another program, not by "
+        "people; they led to the clipping before Otsu, so they are not held out), cells:",
+        "",
+        "| crop | cells in the mask | found | F1 at 0.5 | AP 0.5-0.9 | pixel F1 |",
+        "|---|---|---|---|---|---|",
+        *real_crops(),
+    ]
     return "\n".join(lines) + "\n"
 
 
