@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from imaxt_nb.archive.batch import Request, exit_code, run_batch
 from imaxt_nb.archive.executor import Outcome
 from imaxt_nb.archive.plan import plan
 from imaxt_nb.archive.record import Record, record_schema
+from imaxt_nb.archive.templates import get_template
 
 SECRET = "open sesame, please"
 CONVERT = """
@@ -221,7 +223,9 @@ def test_a_row_that_needs_a_failed_one_is_skipped(outcomes: list[Outcome], site:
 def test_by_hand_the_same_notebook_runs(site: Site, tmp_path: Path) -> None:
     """Without a supervisor the values are validated and nothing is archived."""
     script = "sample = 't1'; seed = {}; missing_is_fine = False\n" + BEGIN
-    environment = site.environment | {"JPY_SESSION_NAME": "templates/imc/01_segment.ipynb"}
+    copy = tmp_path / "my copy.ipynb"
+    shutil.copy(get_template(site.settings.templates, "imc/segment").path, copy)
+    environment = site.environment | {"JPY_SESSION_NAME": str(copy)}
 
     def by_hand(seed: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -241,3 +245,21 @@ def test_begin_run_is_quick() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.strip() == "" and done.returncode == 0
+
+
+def test_a_sample_that_is_not_there_stops_no_other_row(site: Site) -> None:
+    """The row is refused, with a record that says why, and so is what needs it; the rest goes on."""
+    site.template("imc/after", inputs=["cells.txt"])
+    rows = [
+        Request("imc/segment", "nobody", row=1),
+        Request("imc/after", "nobody", row=2),
+        Request("imc/segment", "t1", {"seed": 11}, row=3),
+    ]
+    found = run_batch(rows, 2, site.settings)
+    assert [(o.action, o.status) for o in found] == [
+        ("refused", "failed"),
+        ("skipped", "skipped"),
+        ("ran", "succeeded"),
+    ]
+    assert "there is no sample 'nobody'" in (record_of(found[0]).reason or "")
+    assert exit_code(found) == 1

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from .executor import Outcome, outcome_of
+from .executor import Outcome, outcome_of, refusal
 from .plan import Row, check
 from .prepare import Request, records_of, step_folder
 from .recover import reap
@@ -108,6 +108,10 @@ class Batch:
     def _next(self) -> int | None:
         """The next row that can start; rows that can't any more are closed on the way."""
         for index in list(self.waiting):
+            if (problem := self.rows[index].problem) is not None:
+                self.waiting.remove(index)
+                self._over(index, refusal(problem))
+                return self._next()
             verdict = self._verdict(index)
             if verdict == "ready":
                 self.waiting.remove(index)
@@ -244,8 +248,8 @@ def run_batch(
 ) -> list[Outcome]:
     """Run requests, `jobs` at once; one outcome each, in their order.
 
-    All are checked before the first starts (`UsageError`, `BadInput`). Runs whose supervisor
-    vanished earlier are closed first. `on_event` is called with dictionaries that have `event`,
+    All are checked before the first starts (`UsageError`, `BadInput`); a row of several whose input
+    is missing is refused alone. Runs whose supervisor vanished earlier are closed first. `on_event` is called with dictionaries that have `event`,
     `row`, `subject`, `template`, and: `waiting` (`for`), `started` (`run_id`, `key`, `folder`,
     `cells`, `kernel_pid`), `cell` (`cell`, `status`, `seconds`), `progress` (`what`, `done`,
     `total`), `warning` (`message`), `log` (`name` and what the notebook logged), `finished`

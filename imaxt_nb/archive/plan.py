@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from .environment import needed_packages
@@ -98,12 +98,16 @@ def reason_to_run(prepared: Prepared, settings: Settings) -> str:
 # %% ../../nbs/12_archive/29_plan.ipynb #93430921
 @dataclass(frozen=True)
 class Row:
-    """A checked request with the patterns that it reads and writes, from the data root."""
+    """A checked request with the patterns that it reads and writes, from the data root.
+
+    `problem` says why it cannot run now: its sample or an input is not there.
+    """
 
     request: Request
     template: Template
     reads: tuple[str, ...]
     writes: tuple[str, ...]
+    problem: BadInput | None = None
 
     def needs(self, earlier: Row) -> bool:
         """Does this row read what the earlier one writes?"""
@@ -134,32 +138,42 @@ def make_row(request: Request, templates: Mapping[str, Template], settings: Sett
     return Row(request, template, tuple(reads), tuple(writes))
 
 # %% ../../nbs/12_archive/29_plan.ipynb #091bb0b8
-def _check_inputs(row: Row, earlier: Sequence[Row], settings: Settings) -> None:
+def _missing_input(row: Row, earlier: Sequence[Row], settings: Settings) -> BadInput | None:
+    """The error for an input that neither is there nor is written by an earlier row."""
     root = settings.data_root
     absent = [p for p in row.reads if not find_products(root, p)]
     unmade = [p for p in absent if not any(_meet([p], e.writes) for e in earlier)]
     if unmade or not (row.reads or any(row.needs(e) for e in earlier)):
-        prepare(row.request, settings)  # says exactly what is missing
+        try:
+            prepare(row.request, settings)  # says exactly what is missing
+        except BadInput as e:
+            return e
+    return None
 
 
 def check(requests: Sequence[Request], settings: Settings) -> list[Row]:
-    """The rows of a batch, all sound; else one error that names every row with a problem."""
+    """The rows of a batch; those whose input is missing carry the problem, the others can run.
+
+    A wrong template, name or parameter is a slip in the request itself: nothing is started, and one
+    error names every such row. So is any problem of a request that is alone.
+    """
     templates = find_templates(settings.templates)
     rows: list[Row] = []
-    problems: list[tuple[Request, ImaxtError]] = []
+    slips: list[tuple[Request, ImaxtError]] = []
     for request in requests:
         try:
             row = make_row(request, templates, settings)
-            _check_inputs(row, rows, settings)
-            rows.append(row)
+            rows.append(replace(row, problem=_missing_input(row, rows, settings)))
         except ImaxtError as e:
-            problems.append((request, e))
-    if not problems:
+            slips.append((request, e))
+    if len(requests) == 1:
+        slips += [(r.request, r.problem) for r in rows if r.problem]
+    if not slips:
         return rows
     if len(requests) == 1:
-        raise problems[0][1]
-    kind = BadInput if any(isinstance(e, BadInput) for _, e in problems) else UsageError
-    raise kind("; ".join(f"row {r.row}: {e}" for r, e in problems))
+        raise slips[0][1]
+    kind = BadInput if any(isinstance(e, BadInput) for _, e in slips) else UsageError
+    raise kind("; ".join(f"row {r.row}: {e}" for r, e in slips))
 
 # %% ../../nbs/12_archive/29_plan.ipynb #fa9ac413
 @dataclass(frozen=True)
@@ -169,7 +183,7 @@ class PlanItem:
     row: int
     template: str
     subject: str
-    action: Literal["run", "skip"]
+    action: Literal["run", "skip", "refuse"]
     why: str
     key: str | None = None
     run_id: str | None = None
@@ -195,6 +209,8 @@ def plan(requests: Sequence[Request], settings: Settings | None = None) -> list[
 def _plan_row(row: Row, to_run: Sequence[Row], settings: Settings) -> PlanItem:
     request = row.request
     about = (request.row, request.template, request.subject)
+    if row.problem is not None:
+        return PlanItem(*about, "refuse", str(row.problem))
     if before := [str(r.request.row) for r in to_run if row.needs(r)]:
         return PlanItem(*about, "run", f"after row {', '.join(before)}, which writes its input")
     prepared = prepare(request, settings)

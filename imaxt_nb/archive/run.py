@@ -143,10 +143,13 @@ def begin_run(values: Mapping[str, Any], template: str | None = None) -> Run:
 
 # %% ../../nbs/12_archive/07_run.ipynb #b61f0eb8
 def _name_of_this_notebook() -> str | None:
-    """`imc/segment` for `.../imc/01_segment.ipynb`, as far as Jupyter tells."""
+    """The template that the open notebook is, or is a copy of, as far as Jupyter tells."""
     path = Path(os.environ.get("JPY_SESSION_NAME", ""))
-    number, _, step = path.stem.partition("_")
-    return f"{path.parent.name}/{step}" if number.isdigit() and path.parent.name else None
+    try:
+        metadata = json.loads(path.read_text("utf-8"))["metadata"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return metadata.get("imaxt", {}).get("name")
 
 
 def _begin_by_hand(values: Mapping[str, Any], name: str | None) -> Run:
