@@ -9,7 +9,7 @@ DEMO_SEED ?= 1
 demo: $(READY)
 	test -d demo/imc || $(BIN)/imaxt simulate imc demo/imc --regions 2 --size-um 500x500 --seed $(DEMO_SEED)
 	$(BIN)/imaxt convert imc demo/imc --sample demo
-	$(BIN)/imaxt run imc/segment --sample demo -p nuclear_channel=Ir191 -p membrane_channels=$(DEMO_MEMBRANE)
+	$(BIN)/imaxt run imc/segment --sample demo -p nuclear_channel=Ir191 -p membrane_channels=panCK,ECadherin,CD45,Vimentin
 	$(BIN)/imaxt run analysis/cells --sample demo
 	$(BIN)/imaxt report build
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -52,7 +53,7 @@ def lab(done: Path, tmp_path: Path) -> Iterator[str]:
             break
         except OSError:
             time.sleep(0.2)
-    yield f"http://127.0.0.1:{port}/lab/tree/notebooks/{run}.ipynb?reset"
+    yield f"http://127.0.0.1:{port}/lab/tree/notebooks/sim-imc-segment-{run}.ipynb?reset"
     os.killpg(server.pid, 15)
     server.wait(30)
 
@@ -68,8 +69,15 @@ def test_an_executed_notebook_opens_and_runs_all_its_cells(lab: str, tmp_path: P
             ".lm-Menu-itemLabel", has_text="Restart Kernel and Run All Cells"
         ).first.click()
         page.locator(".jp-Dialog button.jp-mod-accept").click()
-        last = page.locator(".jp-CodeCell .jp-OutputArea-output", has_text="not archived").last
-        last.wait_for(timeout=180_000)
-        page.locator("#jp-main-statusbar").get_by_text("Idle").first.wait_for(timeout=60_000)
+        done = "() => /\\[\\d+\\]/.test([...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].at(-1)?.innerText)"
+        page.wait_for_function(done, timeout=180_000)
         page.screenshot(path=tmp_path / "lab.png")
-        assert page.locator(".jp-RenderedText[data-mime-type*=error]").count() == 0
+        page.keyboard.press("Control+s")
+        page.locator("#jp-main-dock-panel .lm-TabBar-tab.jp-mod-dirty").wait_for(state="detached")
+    (saved,) = (tmp_path / "notebooks").glob("*.ipynb")
+    cells = [c for c in json.loads(saved.read_text())["cells"] if c["cell_type"] == "code"]
+    outputs = [o for c in cells for o in c["outputs"]]
+    assert all(c["execution_count"] for c in cells)
+    assert not [o for o in outputs if o["output_type"] == "error"]
+    assert any("nothing is archived" in str(o.get("text")) for o in outputs)
+    assert sum("image/png" in o.get("data", {}) for o in outputs) >= 3

@@ -110,7 +110,9 @@ def test_exit_codes(done: Path, args: list[str], code: int) -> None:
 
 
 def test_unknown_channel_is_a_failed_run_that_names_the_nearest(done: Path) -> None:
-    imaxt("run", "imc/segment", "--sample", "sim", "-p", "nuclear_channel=Ir119", site=done, code=1)
+    imaxt(
+        "run", "imc/segment", "--sample", "sim", "-p", "nuclear_channel=Ir1911", site=done, code=1
+    )
     (failed,) = json.loads(imaxt("status", "--json", "--status", "failed", site=done))
     record = json.loads(imaxt("show", failed["run_id"], "--json", site=done))
     assert "did you mean 'Ir191'" in record["error"]["message"]

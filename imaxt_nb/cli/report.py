@@ -92,7 +92,8 @@ def working_copy(settings: Settings, what: str, values: dict[str, Any], folder: 
     if "/" in what:
         source, name = get_template(settings.templates, what).path, what.replace("/", "-")
     else:
-        source, name = find_run(settings, what) / "notebook.ipynb", what
+        folder_of_run = find_run(settings, what)
+        source, name = folder_of_run / "notebook.ipynb", "-".join(folder_of_run.parts[-3:])
     subject = values.get("sample") or values.get("study")
     target = folder / f"{f'{subject}-' if subject else ''}{name}.ipynb"
     if not target.exists():
@@ -119,7 +120,8 @@ def lab(what: str | None, sample: str | None, no_browser: bool, port: int | None
             settings, what, {"sample": sample} if sample else {}, Path.cwd() / "notebooks"
         )
         click.echo(f"working copy: {target}")
-        command.append(os.path.relpath(target))
+        page = target.relative_to(Path.cwd()).as_posix()
+        command += ["--ServerApp.root_dir=.", f"--LabApp.default_url=/lab/tree/{page}"]
     # the kernel works in the notebook's folder: tell it where the site is
     site = {f"IMAXT_{k.upper()}": v for k, v in settings.model_dump().items() if v}
     return subprocess.call(command, env=os.environ | site)
