@@ -27,14 +27,23 @@ __all__ = ['FEWEST', 'MOSTLY_REGIONS', 'neighbour_graph', 'layout', 'by_size', '
            'cluster_table', 'region_dependence', 'cluster_cells', 'sign', 'summary']
 
 # %% ../../nbs/11_analysis/05_cluster.ipynb #31130ed9
+def _scanpy() -> Any:
+    """scanpy, without what the import of umap says of progress bars."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import scanpy
+        import umap  # noqa: F401
+    return scanpy
+
+
 def neighbour_graph(features: ArrayLike, p: AnalysisParameters) -> AnnData:
     """The graph of neighbours of n cells by their features (n, c), in `obsp` and `uns` of a table.
 
     There are at most n - 1 neighbours, and at most c components.
     """
-    import scanpy as sc
     from anndata import AnnData
 
+    sc = _scanpy()
     x = np.ascontiguousarray(features, np.float32)
     if 0 < p.n_components < min(x.shape):
         x = sc.pp.pca(x, n_comps=p.n_components, svd_solver="arpack", random_state=p.seed)
@@ -50,8 +59,7 @@ def neighbour_graph(features: ArrayLike, p: AnalysisParameters) -> AnnData:
 
 def layout(graph: AnnData, p: AnalysisParameters) -> NDArray[np.float32]:
     """UMAP's positions (n, 2) of the cells of a graph."""
-    import scanpy as sc
-
+    sc = _scanpy()
     placed = sc.tl.umap(graph, random_state=p.seed, copy=True)
     return np.asarray(placed.obsm["X_umap"], np.float32)
 
@@ -68,8 +76,7 @@ def by_size(labels: ArrayLike) -> NDArray[np.int64]:
 
 def communities(graph: AnnData, p: AnalysisParameters) -> NDArray[np.int64]:
     """Leiden's cluster (n,) of every cell of a graph, the largest is 0."""
-    import scanpy as sc
-
+    sc = _scanpy()
     found = sc.tl.leiden(
         graph,
         resolution=p.resolution,

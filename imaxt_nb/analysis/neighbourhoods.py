@@ -5,6 +5,7 @@
 # %% ../../nbs/11_analysis/06_neighbourhoods.ipynb #5c6e3ec3
 from __future__ import annotations
 
+import logging
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -28,17 +29,22 @@ def join_neighbours(cells: AnnData, radius_um: float) -> None:
     Adds `obsp["spatial_connectivities"]` (0 or 1), `obsp["spatial_distances"]` (um) and
     `uns["spatial_neighbors"]`: squidpy's names.
     """
-    import logging
-
-    import squidpy as sq
-
+    sq = _squidpy()
     chatter = logging.getLogger("spatialdata._logging")
     level = chatter.level
     chatter.setLevel(logging.WARNING)
     try:
-        sq.gr.spatial_neighbors(cells, coord_type="generic", radius=radius_um, library_key="region")
+        sq.gr.spatial_neighbors_radius(cells, radius=radius_um, library_key="region")
     finally:
         chatter.setLevel(level)
+
+
+def _squidpy() -> Any:
+    """squidpy, without what its import says of other packages' docstrings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import squidpy
+    return squidpy
 
 # %% ../../nbs/11_analysis/06_neighbourhoods.ipynb #42b99726
 def pair_counts(cells: AnnData, key: str = "leiden") -> tuple[NDArray[Any], NDArray[Any]]:
@@ -65,8 +71,7 @@ def enrich(cells: AnnData, p: AnalysisParameters, warn: Warn = warnings.warn) ->
     `zscore` and `count` (k, k) are squidpy's; `log2_ratio` is log2(observed / expected). What
     cannot be known (one cluster, no neighbours, a pair that is never expected) is NaN.
     """
-    import squidpy as sq
-
+    sq = _squidpy()
     join_neighbours(cells, p.neighbour_radius_um)
     observed, expected = pair_counts(cells)
     zscore = np.full_like(observed, np.nan)
@@ -75,9 +80,11 @@ def enrich(cells: AnnData, p: AnalysisParameters, warn: Warn = warnings.warn) ->
     elif len(observed) == 1:
         warn("one cluster only: no neighbourhood enrichment")
     else:
-        zscore = sq.gr.nhood_enrichment(
-            cells, "leiden", "region", n_perms=p.n_permutations, seed=p.seed, copy=True, n_jobs=1, show_progress_bar=False
-        ).zscore  # fmt: skip
+        with np.errstate(divide="ignore", invalid="ignore"):  # a pair that no permutation has
+            zscore = sq.gr.nhood_enrichment(
+                cells, "leiden", "region", n_perms=p.n_permutations, seed=p.seed,
+                copy=True, n_jobs=1, show_progress_bar=False,
+            ).zscore  # fmt: skip
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(expected > 0, np.log2(observed / expected), np.nan)
     cells.uns["leiden_nhood_enrichment"] = {
