@@ -49,6 +49,15 @@ def test_contract():
     check_cells(cells)
 
 
+def test_empty_regions_are_named_once_and_in_order():
+    cells = cells_anndata(
+        "s1", {"a": region([1]), "b": region([])}, PANEL, empty_regions=["z", "b", "c", "z"]
+    )
+    assert cells.uns["imaxt"]["empty_regions"].tolist() == ["b", "z", "c"]
+    assert list(cells.obs["region"].cat.categories) == ["a"]
+    check_cells(cells)
+
+
 def test_x_is_x():
     cells = cells_anndata("s1", {"a": region([1, 2, 3])}, PANEL)
     assert cells.obsm["spatial"][:, 0].tolist() == [0, 10, 20]

@@ -9,9 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from imaxt_nb.cells.measure import Measurements, measure
 from imaxt_nb.cells.parameters import SegmentParameters
 from imaxt_nb.cells.preprocess import normalise, remove_hot_pixels
-from imaxt_nb.cells.results import measured, region_table, segmentation_metrics
+from imaxt_nb.cells.results import (
+    RegionResult,
+    common_panel,
+    measured,
+    region_table,
+    segmentation_metrics,
+    without_cells,
+)
 from imaxt_nb.cells.score import score
 from imaxt_nb.cells.segment import METHODS, segment_region, segment_sample
 from imaxt_nb.cells.watershed import grow_cells, segment_nuclei
@@ -165,6 +173,8 @@ def test_one_bad_region_does_not_lose_the_others(region, tmp_path) -> None:
         "broken": "failed", "blank": "empty", "torn": "damaged", "glass": "no nuclei", "good": "ok",
     }  # fmt: skip
     assert len(warnings) == 4 and "not finite" in warnings[0] and "no signal" in warnings[1]
+    assert warnings[3] == "region glass: no nuclei (DNA1: 0 to 0 counts)"
+    assert results["glass"].n_cells == 0 and len(measured(results)["glass"].table) == 0
     assert sample.images() == ["imc_glass", "imc_good"] and set(measured(results)) == {
         "glass",
         "good",
@@ -173,6 +183,83 @@ def test_one_bad_region_does_not_lose_the_others(region, tmp_path) -> None:
     assert metrics["n_regions"] == 5 and metrics["n_regions_without_nuclei"] == 1
     assert metrics["n_cells"] == results["good"].n_cells > 100
     assert list(region_table(results).status) == list(status.values())
+
+
+@pytest.mark.parametrize("root", ["", "memory://superseded"])
+def test_an_earlier_image_of_a_region_that_failed_now_is_moved_aside(
+    region, tmp_path, root
+) -> None:
+    sample, warnings = Sample.create("s", root or str(tmp_path)), []
+    good = [raw(region, name) for name in ("a", "b", "c")]
+    segment_sample(sample, good, TOLD, key="k1", warn=warnings.append)
+    assert sample.images() == ["imc_a", "imc_b", "imc_c"] and not warnings
+    bad = [raw(region, "b", data=region.data * np.nan), raw(region, "c", status="empty", data=None)]
+    with pytest.raises(BadInput):  # a run that fails as a whole withdraws nothing
+        segment_sample(sample, bad, TOLD, key="k2", warn=warnings.append)
+    assert sample.images() == ["imc_a", "imc_b", "imc_c"]
+    warnings.clear()
+    results = segment_sample(sample, [good[0], *bad], TOLD, key="k2", warn=warnings.append)
+    assert sample.images() == ["imc_a"] and without_cells(results) == ["b", "c"]
+    assert [w.split(":")[0] for w in warnings if "moved" in w] == ["region b", "region c"]
+
+
+def test_regions_of_another_panel_are_left_out_of_the_table() -> None:
+    one = measure_one()
+    panels = {
+        "a": ("Ir191", "Yb172"), "b": ("Ir191", "Pr141"), "c": ("Ir191", "Yb172"),
+        "d": ("Yb172", "Ir191"), "e": ("Ir191", "Yb172", "Pr141"),
+    }  # fmt: skip
+    results = {
+        k: RegionResult(k, "ok", channels=tuple(map(Channel, v)), measurements=one)
+        for k, v in panels.items()
+    } | {"f": RegionResult("f", "empty")}
+    warnings: list[str] = []
+    channels, kept = common_panel(results, warnings.append)
+    assert [c.name for c in channels] == ["Ir191", "Yb172"] and list(kept) == ["a", "c"]
+    assert [w.partition(":")[0] for w in warnings] == ["region b", "region d", "region e"]
+    assert "without Yb172; with Pr141" in warnings[0] and "another order" in warnings[1]
+    assert "(with Pr141)" in warnings[2]
+
+
+def test_the_same_metal_with_another_antibody_is_another_panel() -> None:
+    results = {
+        k: RegionResult(k, "ok", channels=(Channel("Yb172", "Yb", 172, v),), measurements=n)
+        for k, v, n in (("a", "CD31", measure_one()), ("b", "CD45", measure_one(2)))
+    }
+    warnings: list[str] = []
+    assert list(common_panel(results, warnings.append)[1]) == ["b"]  # as common, more cells
+    assert len(warnings) == 1 and "region a" in warnings[0] and "CD31" in warnings[0]
+    with pytest.raises(BadInput, match="no region has cells"):
+        common_panel({"c": RegionResult("c", "empty")}, warnings.append)
+
+
+def measure_one(n: int = 1) -> Measurements:
+    labels = np.zeros((20, 20), int)
+    labels[2:6, 2:6] = 1
+    labels[10:14, 10:14] = n
+    return measure(np.ones((2, 20, 20)), labels, labels)
+
+
+@pytest.mark.parametrize(("density", "wanted"), [(0.03, 0.7), (0.1, 0.8), (2.0, 0.75)])
+def test_sparse_and_crowded_regions(density: float, wanted: float) -> None:
+    region = simulate_region((300, 300), channels=["DNA1"], density=density, seed=132)
+    clean, _ = remove_hot_pixels(region.data[:1])
+    assert score(region.nuclei, segment_nuclei(clean[0])).object_f1_50 > wanted
+
+
+def test_a_few_glaring_spots_do_not_hide_the_nuclei(region) -> None:
+    dna = remove_hot_pixels(region.data[[c.label for c in named(region)].index("DNA1")][None])[0][0]
+    before = score(region.nuclei, segment_nuclei(dna)).object_f1_50
+    for y, x in ((20, 30), (90, 150), (200, 60)):
+        dna[y : y + 6, x : x + 6] += 400
+    assert score(region.nuclei, segment_nuclei(dna)).object_f1_50 > before - 0.05
+
+
+@pytest.mark.parametrize("mean", [0.02, 0.1, 0.5, 2, 8, 40, 200])
+@pytest.mark.parametrize("pixel_um", [(1.0, 1.0), (0.5, 1.0)])
+def test_noise_has_no_nuclei(mean: float, pixel_um: tuple[float, float]) -> None:
+    noise = np.random.default_rng(7).poisson(mean, (400, 400)).astype(np.float32)
+    assert segment_nuclei(noise, pixel_um).max() == 0
 
 
 def test_no_cell_anywhere_is_an_error(region, tmp_path) -> None:
@@ -197,7 +284,9 @@ def test_resume_by_key(region, tmp_path, monkeypatch) -> None:
     np.testing.assert_array_equal(again.measurements.cell_means, first.measurements.cell_means)
     other = segment_sample(sample, [raw(region)], TOLD, key="k2")["a"]
     assert not other.reused and calls and other.n_cells == 1
-    assert not segment_sample(sample, [raw(region)], TOLD)["a"].reused
+    for _ in range(2):  # by hand there is no key, and nothing stored is trusted
+        calls.clear()
+        assert not segment_sample(sample, [raw(region)], TOLD, key="")["a"].reused and calls
 
 
 def test_real_regions(shared_data) -> None:

@@ -108,6 +108,7 @@ def cells_anndata(
     frames: Mapping[str, Frame] | None = None,
     cofactor: float = 1.0,
     image_prefix: str = "imc",
+    empty_regions: Sequence[str] = (),
 ) -> AnnData:
     """The cells of all regions of a sample as one AnnData.
 
@@ -120,6 +121,7 @@ def cells_anndata(
     cofactor : arcsinh(x / cofactor) is linear below it and logarithmic above. 1 suits the ion
         counts of IMC (the default); 5 is customary for CyTOF in suspension, where a cell gives
         more ions.
+    empty_regions : further regions that gave no cells (empty, damaged, failed), for the record.
 
     Raises `BadInput` when a region does not have these channels, or not finite or unique values.
     """
@@ -133,7 +135,8 @@ def cells_anndata(
         raise BadInput("a table of cells needs at least one region", found="none")
     empty = [n for n, p in zip(measurements, parts, strict=True) if not len(p["obs"])]
     used = [p for p in parts if len(p["obs"])] or parts[:1]
-    return _assemble(sample, used, marker_table(channels), cofactor, empty)
+    named = list(dict.fromkeys([*empty, *empty_regions]))
+    return _assemble(sample, used, marker_table(channels), cofactor, named)
 
 
 def _region(

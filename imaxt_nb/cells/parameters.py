@@ -24,17 +24,11 @@ class SegmentParameters(Parameters):
     hot_pixel_threshold: float = param(
         50.0, "excess over the brightest neighbour that makes a pixel hot", unit="counts", gt=0
     )
-    low_percentile: float = param(1.0, "this percentile becomes 0", unit="percent", ge=0, lt=100)
-    high_percentile: float = param(
-        97.0,
-        "this percentile becomes 1; brighter nuclei don't move the threshold",
-        unit="percent",
-        gt=0,
-        le=100,
-    )
     sigma_um: float = param(0.7, "standard deviation of the Gaussian", unit="um", ge=0, le=20)
-    threshold: Literal["otsu", "li", "triangle"] = param("otsu", "global threshold")
-    threshold_factor: float = param(0.7, "times the global threshold", gt=0, le=5)
+    threshold: Literal["otsu", "li", "triangle"] = param(
+        "otsu", "global threshold, of the square root of the counts"
+    )
+    threshold_factor: float = param(0.85, "times the global threshold", gt=0, le=5)
     local_um: float = param(
         3.5,
         "a nucleus exceeds its surroundings of this radius; 0: no local threshold",
@@ -56,8 +50,8 @@ class SegmentParameters(Parameters):
         2.0, "nuclei with a lower mean are dropped: noise", unit="counts", ge=0
     )
     min_relative_brightness: float = param(
-        0.2,
-        "nuclei fainter than this share of the region's brightest are dropped: haze",
+        0.5,
+        "nuclei fainter than this share of the region's typical one are dropped as haze",
         ge=0,
         lt=1,
     )

@@ -64,12 +64,11 @@ def normalise(
     high_percent: float = 99.8,
     *,
     min_range: float = 0.0,
-    clip: bool = True,
 ) -> NDArray[np.float32]:
     """Stretch linearly so that two percentiles become 0 and 1, float32, same shape.
 
-    With `clip`, what lies outside becomes 0 or 1. The range is at least `min_range`
-    counts, so that a channel of noise stays dark. A constant image has no range and becomes 0.
+    What lies outside becomes 0 or 1. The range is at least `min_range` counts, so that a
+    channel of noise stays dark. A constant image has no range and becomes 0.
     """
     if not 0 <= low_percent < high_percent <= 100:
         raise BadInput(
@@ -86,4 +85,4 @@ def normalise(
     if high <= low:
         return np.zeros(image.shape, np.float32)
     scaled = ((image - np.float32(low)) / np.float32(high - low)).astype(np.float32)
-    return np.clip(scaled, 0, 1) if clip else scaled
+    return np.clip(scaled, 0, 1)

@@ -5,7 +5,7 @@
 # %% ../../nbs/08_cells/06_results.ipynb #9ce8c5cb
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .measure import Measurements
+from ..core.errors import BadInput
 from ..sample.channels import Channel
 
 # %% auto #0
-__all__ = ['RegionResult', 'measured', 'region_table', 'segmentation_metrics']
+__all__ = ['RegionResult', 'measured', 'without_cells', 'region_table', 'segmentation_metrics', 'common_panel']
 
 # %% ../../nbs/08_cells/06_results.ipynb #9ec7db6c
 @dataclass(frozen=True)
@@ -59,6 +60,11 @@ class RegionResult:
 def measured(results: Mapping[str, RegionResult]) -> dict[str, Measurements]:
     """The measurements of the regions that were segmented, by region."""
     return {k: r.measurements for k, r in results.items() if r.measurements is not None}
+
+
+def without_cells(results: Mapping[str, RegionResult]) -> list[str]:
+    """The regions that gave no cells, for whatever reason."""
+    return [k for k, r in results.items() if not r.n_cells]
 
 
 def region_table(results: Mapping[str, RegionResult]) -> Any:
@@ -104,3 +110,40 @@ def segmentation_metrics(results: Mapping[str, RegionResult]) -> dict[str, float
             sum(r.hot_pixels.sum() for r in results.values() if r.hot_pixels is not None)
         ),
     }
+
+# %% ../../nbs/08_cells/06_results.ipynb #b5817e2b
+def _titles(result: RegionResult) -> tuple[str, ...]:
+    return tuple(c.title for c in result.channels)
+
+
+def _difference(found: tuple[str, ...], wanted: tuple[str, ...]) -> str:
+    """In words, how a panel differs from the one wanted."""
+    without = [c for c in wanted if c not in found]
+    more = [c for c in found if c not in wanted]
+    parts = [f"{w} {', '.join(c)}" for w, c in (("without", without), ("with", more)) if c]
+    return "; ".join(parts) or "the same channels in another order"
+
+
+def common_panel(
+    results: Mapping[str, RegionResult], warn: Callable[[str], None]
+) -> tuple[tuple[Channel, ...], dict[str, Measurements]]:
+    """The channels that most regions with cells share, and the measurements of the regions that have exactly
+    these: names and labels, in order. Of panels as common as each other the one with more cells.
+
+    Every region that is left out is named through `warn` with how its panel differs. Raises
+    `BadInput` when no region has cells.
+    """
+    votes: dict[tuple[str, ...], tuple[int, int]] = {}
+    for r in results.values():
+        if r.n_cells:
+            regions, cells = votes.get(_titles(r), (0, 0))
+            votes[_titles(r)] = (regions + 1, cells + r.n_cells)
+    if not votes:
+        raise BadInput("no region has cells", found=", ".join(results) or "no regions")
+    panel = max(votes, key=lambda titles: votes[titles])
+    kept = {k: r for k, r in results.items() if _titles(r) == panel}
+    for name in measured(results):
+        if name not in kept:
+            difference = _difference(_titles(results[name]), panel)
+            warn(f"region {name}: left out of the table, its panel is another ({difference})")
+    return next(iter(kept.values())).channels, measured(kept)

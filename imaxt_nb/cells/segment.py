@@ -42,9 +42,9 @@ def classical(
     p = parameters
     nuclei = segment_nuclei(
         nuclear, pixel_um,
-        percentiles=(p.low_percentile, p.high_percentile), sigma_um=p.sigma_um,
-        threshold=p.threshold, threshold_factor=p.threshold_factor, local_um=p.local_um,
-        split_um=p.split_um, intensity_weight=p.intensity_weight, edge_fraction=p.edge_fraction,
+        sigma_um=p.sigma_um, threshold=p.threshold, threshold_factor=p.threshold_factor,
+        local_um=p.local_um, split_um=p.split_um, intensity_weight=p.intensity_weight,
+        edge_fraction=p.edge_fraction,
         min_area_um2=p.min_nucleus_um2, max_area_um2=p.max_nucleus_um2,
         min_counts=p.min_nucleus_counts, min_relative=p.min_relative_brightness,
     )  # fmt: skip
@@ -110,10 +110,11 @@ def _result(
     nuclear = clean[find_channel(region.channels, parameters.nuclear_channel)]
     pairs = [(np.asarray(a), np.asarray(b)) for a, b in zip(raw, clean, strict=True)]
     found = len(measurements) > 0
+    low, high = float(nuclear.min()), float(nuclear.max())
     return RegionResult(
         region.name,
         "ok" if found else "no nuclei",
-        region.note if found else f"no nuclei in {parameters.nuclear_channel}",
+        region.note if found else f"{parameters.nuclear_channel}: {low:g} to {high:g} counts",
         (int(raw.shape[1]), int(raw.shape[2])),
         (float(region.pixel_um[0]), float(region.pixel_um[1])),
         tuple(region.channels),
@@ -121,7 +122,7 @@ def _result(
         np.array([(a != b).sum() for a, b in pairs]),
         np.array([a.max() for a, _ in pairs]),
         np.array([b.max() for _, b in pairs]),
-        (float(nuclear.min()), float(nuclear.max())),
+        (low, high),
         reused,
     )
 
@@ -169,7 +170,8 @@ def segment_sample(
     """Segment all regions into `images/imc_<region>.ome.zarr`; returns what became of each.
 
     A region that is empty, damaged, without nuclei or that fails is reported through `warn` and the
-    others go on. Raises the first error when every region fails, and `BadInput` when
+    others go on; an image of it from an earlier run is moved aside, as it is not in this run's table.
+    Raises the first error when every region fails, and `BadInput` when
     no region has any cell, naming the channel and its range of counts.
     """
     results: dict[str, RegionResult] = {}
@@ -194,6 +196,9 @@ def segment_sample(
     ):
         raise errors[0]
     _refuse_nothing(results, parameters)
+    for result in results.values():
+        if result.measurements is None and sample.withdraw_image(result.image):
+            warn(f"region {result.name}: the image of an earlier run was moved to superseded/")
     return results
 
 

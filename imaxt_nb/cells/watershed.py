@@ -5,6 +5,8 @@
 # %% ../../nbs/08_cells/02_watershed.ipynb #f501fd39
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,12 +14,13 @@ from .preprocess import normalise
 from ..core.errors import BadInput, unknown_name
 
 # %% auto #0
-__all__ = ['Pitch', 'LOCAL_SHARE', 'NUCLEUS_RADIUS_UM', 'MIN_RIM_UM', 'MIN_SIGNAL', 'smooth', 'threshold_level', 'foreground',
-           'landscape', 'peaks', 'largest_pieces', 'keep_objects', 'segment_nuclei', 'cell_signal', 'grow_cells']
+__all__ = ['Pitch', 'NOISE_SD', 'LOCAL_SHARE', 'NUCLEUS_RADIUS_UM', 'BRIGHT_SHARE', 'BRIGHT_CAP', 'MIN_RIM_UM', 'MIN_SIGNAL',
+           'smooth', 'threshold_level', 'count_level', 'foreground', 'landscape', 'peaks', 'typical_brightness',
+           'largest_pieces', 'keep_objects', 'segment_nuclei', 'cell_signal', 'grow_cells']
 
-# %% ../../nbs/08_cells/02_watershed.ipynb #593514de
+# %% ../../nbs/08_cells/02_watershed.ipynb #e4d14367
 Pitch = tuple[float, float]
-LOCAL_SHARE = 0.9  # of the local mean that a pixel must exceed
+NOISE_SD = 5.0
 
 
 def smooth(image: NDArray[np.float32], sigma_um: float, pixel_um: Pitch) -> NDArray[np.float32]:
@@ -35,6 +38,30 @@ def threshold_level(image: NDArray[np.float32], method: str = "otsu") -> float:
     if method not in methods:
         raise unknown_name("threshold", method, methods)
     return float(methods[method](image)) if image.min() < image.max() else float("inf")
+
+
+def count_level(
+    blurred: NDArray[np.float32],
+    sigma_um: float,
+    pixel_um: Pitch,
+    method: str = "otsu",
+    factor: float = 0.85,
+) -> tuple[float, float]:
+    """The level of nuclei in blurred counts (y, x), and the mean of what the threshold calls bright.
+
+    Without anything brighter than the noise of the background, nothing is above the level.
+    """
+    level = threshold_level(np.sqrt(blurred), method) ** 2
+    above = blurred > level
+    if not above.any():
+        return float("inf"), float("inf")
+    background = float(blurred[~above].mean())
+    left = [min(1.0, p / (2 * np.sqrt(np.pi) * max(sigma_um, 1e-6))) for p in pixel_um]
+    noise = background + NOISE_SD * float(np.sqrt(background * np.prod(left)))
+    return max(factor * level, noise), float(blurred[above].mean())
+
+# %% ../../nbs/08_cells/02_watershed.ipynb #593514de
+LOCAL_SHARE = 0.9  # of the local mean that a pixel must exceed
 
 
 def foreground(
@@ -87,6 +114,19 @@ def peaks(height: NDArray[np.float32], pixel_um: Pitch) -> NDArray[np.int32]:
     markers[tuple(at.T)] = np.arange(1, len(at) + 1)
     return markers
 
+# %% ../../nbs/08_cells/02_watershed.ipynb #eb30d495
+BRIGHT_SHARE = 0.65
+BRIGHT_CAP = 1.2  # times the mean of bright pixels; what is brighter says nothing about shape
+
+
+def typical_brightness(mean: NDArray[np.floating[Any]], area: NDArray[np.floating[Any]]) -> float:
+    """Mean counts of a typical nucleus among objects (n,), of which most may be haze."""
+    clipped = np.minimum(mean, np.percentile(mean, 95))
+    order = np.argsort(clipped, kind="stable")
+    energy = np.cumsum((area * clipped**2)[order])
+    guess = clipped[order][np.searchsorted(energy, energy[-1] / 2)]
+    return float(np.median(mean[mean >= BRIGHT_SHARE * guess]))
+
 # %% ../../nbs/08_cells/02_watershed.ipynb #c01eae7a
 def _cut_at_own_peak(
     labels: NDArray[np.int32], blurred: NDArray[np.float32], fraction: float
@@ -125,10 +165,9 @@ def segment_nuclei(
     nuclear: NDArray[np.float32],
     pixel_um: Pitch = (1.0, 1.0),
     *,
-    percentiles: tuple[float, float] = (1.0, 97.0),
     sigma_um: float = 0.7,
     threshold: str = "otsu",
-    threshold_factor: float = 0.7,
+    threshold_factor: float = 0.85,
     local_um: float = 3.5,
     split_um: float = 1.2,
     intensity_weight: float = 0.25,
@@ -136,39 +175,38 @@ def segment_nuclei(
     min_area_um2: float = 10.0,
     max_area_um2: float = 400.0,
     min_counts: float = 2.0,
-    min_relative: float = 0.2,
+    min_relative: float = 0.5,
 ) -> NDArray[np.int32]:
     """Label nuclei 1..n in a nuclear channel (y, x) of counts without hot pixels (paper 4.4.3).
 
-    Objects outside the areas, or whose mean is below `min_counts`, are dropped: an empty region has no
-    nuclei, however its noise is stretched. So are those fainter than `min_relative` of the region's
-    brightest nuclei (their 95th percentile). Objects at the border are kept.
-    Raises `BadInput` for values that are not finite.
+    Objects outside the areas, or whose mean is below `min_counts`, are dropped, and those fainter
+    than `min_relative` of the region's typical nucleus. Objects at the border are kept.
+    Raises `BadInput` for values that are negative or not finite.
     """
     from skimage.segmentation import watershed
 
     if nuclear.ndim != 2 or nuclear.size == 0:
         raise BadInput("not a plane", found=nuclear.shape, expected="(y, x)")
-    scaled = normalise(nuclear, *percentiles, clip=False)
-    image, blurred = np.minimum(scaled, 1), smooth(scaled, sigma_um, pixel_um)
-    level = threshold_factor * threshold_level(np.minimum(blurred, 1), threshold)
-    mask = foreground(scaled, blurred, level, local_um, pixel_um)
+    if not (np.isfinite(nuclear).all() and nuclear.min() >= 0):
+        raise BadInput("the nuclear channel holds values that are not finite or negative")
+    blurred = smooth(nuclear, sigma_um, pixel_um)
+    level, bright = count_level(blurred, sigma_um, pixel_um, threshold, threshold_factor)
+    mask = foreground(nuclear, blurred, level, local_um, pixel_um)
     if not mask.any():
         return np.zeros(nuclear.shape, np.int32)
     height = landscape(
-        image, mask, level,
+        np.minimum(nuclear, np.float32(BRIGHT_CAP * bright)), mask, level,
         pixel_um=pixel_um, split_um=split_um, local_um=local_um, intensity_weight=intensity_weight,
     )  # fmt: skip
     labels = watershed(-height, peaks(height, pixel_um), mask=mask)
     labels = largest_pieces(_cut_at_own_peak(labels, blurred, edge_fraction))
-    n = int(labels.max()) + 1
-    pixels = np.maximum(np.bincount(labels.ravel(), minlength=n), 1)
+    pixels = np.bincount(labels.ravel())
     area = pixels * pixel_um[0] * pixel_um[1]
-    counts, bright = (np.bincount(labels.ravel(), a.ravel(), n) / pixels for a in (nuclear, scaled))
-    kept = (area >= min_area_um2) & (area <= max_area_um2) & (counts >= min_counts)
+    mean = np.bincount(labels.ravel(), nuclear.ravel()) / np.maximum(pixels, 1)
+    kept = (area >= min_area_um2) & (area <= max_area_um2) & (mean >= min_counts)
     kept[0] = False
     if kept.any():
-        kept &= bright >= min_relative * np.percentile(bright[kept], 95)
+        kept &= mean >= min_relative * typical_brightness(mean[kept], area[kept])
     return keep_objects(labels, kept)
 
 # %% ../../nbs/08_cells/02_watershed.ipynb #fd727e68

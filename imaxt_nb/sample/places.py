@@ -18,11 +18,11 @@ import fsspec
 from filelock import FileLock
 
 from ..core.errors import BadInput
-from ..core.files import STAGING, digest_text, staged, write_json
+from ..core.files import STAGING, digest_text, staged, supersede, write_json
 
 # %% auto #0
-__all__ = ['is_remote', 'normalise', 'join', 'exists', 'names_in', 'read_json', 'save_json', 'lock', 'is_finished', 'publish',
-           'zarr_store']
+__all__ = ['is_remote', 'normalise', 'join', 'exists', 'names_in', 'read_json', 'save_json', 'lock', 'is_finished', 'move_aside',
+           'publish', 'zarr_store']
 
 # %% ../../nbs/01_sample/01_places.ipynb #a4a65757
 def is_remote(place: str) -> bool:
@@ -100,20 +100,23 @@ def is_finished(place: str) -> bool:
     return bool(fs.exists(path)) and bool(json.loads(fs.cat_file(path)).get("attributes"))
 
 
-def _move_aside(place: str) -> None:
+def move_aside(place: str) -> bool:
+    """Move a product to `superseded/<n>/` beside it; whether there was a finished one."""
+    if not is_remote(place):
+        return supersede(Path(place)) is not None
     fs, path = _fs(place)
     if not fs.exists(path):
-        return
-    if not is_finished(place):
-        fs.rm(path, recursive=True)
-        return
-    home = posixpath.join(posixpath.dirname(path), "superseded")
-    old = fs.ls(home, detail=False) if fs.exists(home) else []
-    n = 1 + max((int(posixpath.basename(p.rstrip("/"))) for p in old), default=0)
-    aside = f"{home}/{n:04d}/{posixpath.basename(path)}"
-    for file in fs.find(path):
-        fs.cp_file(file, aside + file[len(path) :])
+        return False
+    finished = is_finished(place)
+    if finished:
+        home = posixpath.join(posixpath.dirname(path), "superseded")
+        old = fs.ls(home, detail=False) if fs.exists(home) else []
+        n = 1 + max((int(posixpath.basename(p.rstrip("/"))) for p in old), default=0)
+        aside = f"{home}/{n:04d}/{posixpath.basename(path)}"
+        for file in fs.find(path):
+            fs.cp_file(file, aside + file[len(path) :])
     fs.rm(path, recursive=True)
+    return finished
 
 
 @contextmanager
@@ -123,7 +126,7 @@ def publish(place: str) -> Iterator[str]:
         with staged(place) as draft:
             yield str(draft)
         return
-    _move_aside(place)
+    move_aside(place)
     try:
         yield place
     except BaseException:

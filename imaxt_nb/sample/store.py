@@ -16,7 +16,7 @@ from . import images, tables
 from .channels import Channel
 from .document import SampleDocument, read_document, with_frames, write_document
 from .images import Image
-from .places import exists, is_finished, join, lock, names_in, normalise
+from .places import exists, is_finished, join, lock, move_aside, names_in, normalise
 
 # %% auto #0
 __all__ = ['DOCUMENT', 'list_samples', 'Sample']
@@ -146,6 +146,10 @@ class Sample:
             attrs=attrs,
             frame=frame,
         )
+
+    def withdraw_image(self, name: str) -> bool:
+        """Move an image that is no longer true to `images/superseded/<n>/`; whether there was one."""
+        return move_aside(self.path("images", check_name(name, "image") + images.SUFFIX))
 
     def tables(self) -> list[str]:
         """The names of the tables."""
