@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 DEMO_SEED ?= 1
 
-.PHONY: demo test check notebooks readme docs install lock clean
+.PHONY: demo test check notebooks notebook readme docs install lock clean
 
 demo: $(READY)
 	test -d demo/imc || $(BIN)/imaxt simulate imc demo/imc --regions 2 --size-um 500x500 --seed $(DEMO_SEED)
@@ -36,12 +36,26 @@ docs: $(READY)
 
 install: $(READY)
 $(READY): requirements.lock pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed, this is " + sys.version)'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed, this is " + sys.version)'
+	@cat $^ | cmp -s - $@ || $(MAKE) --no-print-directory environment
+	@cat $^ > $@
+
+.PHONY: environment
+environment:
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
-	touch $(READY)
+
+# A notebook from its text (jupytext's py:percent), new or changed: executed, exported, cleaned.
+#   make notebook SRC=denoise.py NB=nbs/08_cells/10_denoise.ipynb
+notebook: $(READY)
+	$(BIN)/jupytext -q $(if $(wildcard $(NB)),--update) --to ipynb --set-kernel python3 -o $(NB) $(SRC)
+	$(BIN)/jupytext -q --update-metadata '{"jupytext": null}' $(NB)
+	$(BIN)/ruff check -q --fix $(NB) && $(BIN)/ruff format -q $(NB)
+	$(BIN)/nbdev-export --path $(NB)
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --log-level=ERROR $(NB)
+	$(BIN)/nbdev-clean --fname $(NB)
 
 # After a change of the dependencies in pyproject.toml.
 lock:

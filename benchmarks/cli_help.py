@@ -20,4 +20,6 @@ def once() -> float:
 
 if __name__ == "__main__":
     times = [once() for _ in range(11)]
-    print(f"| `imaxt --help`, median of {len(times)} | {statistics.median(times):.2f} s | < 0.5 s |")
+    print(
+        f"| `imaxt --help`, median of {len(times)} | {statistics.median(times):.2f} s | < 0.5 s |"
+    )

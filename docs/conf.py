@@ -49,7 +49,8 @@ def _normalise(path: Path) -> dict:
                     output["execution_count"] = None
                 output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
         cells.append(cell)
-    return nb | {"cells": cells}
+    kernel = {"display_name": "python3", "language": "python", "name": "python3"}
+    return nb | {"cells": cells, "metadata": {"kernelspec": kernel}}
 
 
 def _page(source: Path, target: Path) -> str:
@@ -77,20 +78,14 @@ def build_library() -> None:
         pages = [_page(p, LIBRARY / room.name / p.name) for p in sorted(room.glob("*.ipynb"))]
         tocs.append(_toc(room.name[3:].capitalize(), pages))
     pages = []
-    for name, title in {
-        "CONTRIBUTING.md": "",
-        "CHANGELOG.md": "",
-        "benchmarks/RESULTS.md": "",
-    }.items():
+    for name in ("CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/RESULTS.md"):
         target = LIBRARY / "project" / Path(name).name.lower()
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text((ROOT / name).read_text("utf-8"), "utf-8")
         pages.append(target.relative_to(HERE).with_suffix("").as_posix())
     tocs.append(_toc("Project", pages))
     _page(ROOT / "nbs" / "index.ipynb", LIBRARY / "start.ipynb")
-    (LIBRARY / "contents.md").write_text(
-        "\n".join(tocs), "utf-8"
-    )
+    (LIBRARY / "contents.md").write_text("\n".join(tocs), "utf-8")
 
 
 build_library()

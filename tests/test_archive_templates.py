@@ -55,8 +55,8 @@ def test_refused(made: Site, request_: Request, error: type[Exception], message:
 
 
 def test_all_rows_are_checked_before_the_first_starts(made: Site) -> None:
-    rows = [Request("imc/blur", "t1", row=1), Request("imc/blur", "t9", row=2)]
-    with pytest.raises(BadInput, match="row 2: there is no sample 't9'"):
+    rows = [Request("imc/blur", "t1", row=1), Request("imc/blurr", "t1", row=2)]
+    with pytest.raises(UsageError, match="row 2: unknown template 'imc/blurr'"):
         run_batch(rows, 2, made.settings)
 
 

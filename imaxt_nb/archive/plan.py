@@ -197,20 +197,23 @@ def plan(requests: Sequence[Request], settings: Settings | None = None) -> list[
     """What a batch would do now; nothing is started."""
     settings = settings or load_settings()
     items: list[PlanItem] = []
-    to_run: list[Row] = []
+    rows: dict[str, list[Row]] = {"run": [], "skip": [], "refuse": []}
     for row in check(requests, settings):
-        item = _plan_row(row, to_run, settings)
+        item = _plan_row(row, rows["run"], rows["refuse"], settings)
         items.append(item)
-        if item.action == "run":
-            to_run.append(row)
+        rows[item.action].append(row)
     return items
 
 
-def _plan_row(row: Row, to_run: Sequence[Row], settings: Settings) -> PlanItem:
+def _plan_row(
+    row: Row, to_run: Sequence[Row], refused: Sequence[Row], settings: Settings
+) -> PlanItem:
     request = row.request
     about = (request.row, request.template, request.subject)
     if row.problem is not None:
         return PlanItem(*about, "refuse", str(row.problem))
+    if before := [str(r.request.row) for r in refused if row.needs(r)]:
+        return PlanItem(*about, "refuse", f"row {', '.join(before)} would have written its input")
     if before := [str(r.request.row) for r in to_run if row.needs(r)]:
         return PlanItem(*about, "run", f"after row {', '.join(before)}, which writes its input")
     prepared = prepare(request, settings)

@@ -165,6 +165,8 @@ def _begin_by_hand(values: Mapping[str, Any], name: str | None) -> Run:
     else:
         template = get_template(settings.templates, name)
         subject = values.get(template.subject_field, "")
+        if not subject:
+            raise UsageError(f"fill in `{template.subject_field}` in the parameters cell")
         parameters = {p.name: values[p.name] for p in template.literals}
         template.validate(parameters, subject)
         print(f"by hand: parameters are valid, nothing is archived (`imaxt run {name}` does)")

@@ -9,7 +9,7 @@ from .environment import environment, host_info, package_info
 from .executor import Outcome, outcome_of
 from .keys import digest_cells
 from .plan import Row
-from .prepare import parameters_in_force, step_folder
+from .prepare import parameters_in_force, records_of, step_folder
 from .record import Record, TemplateInfo
 from .staging import stage_record
 from .supervisor import close
@@ -47,10 +47,15 @@ def _record(row: Row, settings: Settings, outcome: Outcome) -> Record:
 
 
 def archive_unstarted(row: Row, settings: Settings, outcome: Outcome) -> Outcome:
-    """Leave a small record of a row that was not started; the outcome with its folder."""
+    """Leave a small record of a row that was not started; the outcome with its folder.
+
+    If the step's latest record says just that already, it is enough.
+    """
     record, template = _record(row, settings, outcome), row.template
-    staged = stage_record(
-        record, template.path, step_folder(template, row.request.subject, settings)
-    )
+    home = step_folder(template, row.request.subject, settings)
+    for latest, folder in records_of(home)[:1]:
+        if (latest.key, latest.status, latest.reason) == (record.key, record.status, record.reason):
+            return outcome_of(outcome.action, latest, folder)
+    staged = stage_record(record, template.path, home)
     folder = close(staged, settings)
     return outcome_of(outcome.action, staged.record, folder)

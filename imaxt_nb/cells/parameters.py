@@ -51,7 +51,7 @@ class SegmentParameters(Parameters):
     )
     min_relative_brightness: float = param(
         0.5,
-        "nuclei fainter than this share of the region's typical one are dropped as haze",
+        "nuclei fainter than this share of a typical one are dropped as haze; 0.25 without haze",
         ge=0,
         lt=1,
     )

@@ -115,7 +115,7 @@ def peaks(height: NDArray[np.float32], pixel_um: Pitch) -> NDArray[np.int32]:
     return markers
 
 # %% ../../nbs/08_cells/02_watershed.ipynb #eb30d495
-BRIGHT_SHARE = 0.65
+BRIGHT_SHARE = 0.6
 BRIGHT_CAP = 1.2  # times the mean of bright pixels; what is brighter says nothing about shape
 
 

@@ -5,16 +5,21 @@
 # %% ../../nbs/13_cli/01_data.ipynb #fd09a041
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
 from .main import emit_json
 from ..core.errors import EXIT_OK, UsageError
+from ..core.files import remove
 from ..core.settings import load_settings
 
 # %% auto #0
-__all__ = ['as_json', 'data_root', 'simulate', 'parse_size', 'simulate_imc_command', 'convert', 'convert_imc_command', 'samples']
+__all__ = ['as_json', 'data_root', 'simulate', 'parse_size', 'simulate_imc_command', 'convert', 'convert_imc_command', 'samples',
+           'prune']
 
 # %% ../../nbs/13_cli/01_data.ipynb #675abf7b
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
@@ -59,6 +64,8 @@ def simulate_imc_command(
     from imaxt_nb.simulate.imc import simulate_imc
 
     size = parse_size(size_um)
+    if Path(out).is_dir() and any(Path(out).iterdir()):
+        raise UsageError(f"{out} is not empty: old and new regions would be mixed")
     files = simulate_imc(out, regions=regions, size_um=size, density=density, seed=seed)
     if as_json:
         emit_json([str(f) for f in files])
@@ -72,6 +79,22 @@ def convert() -> None:
     """Convert raw files to a sample's Zarr, with all their metadata."""
 
 
+@contextmanager
+def _new_or_old(name: str, root: str) -> Iterator[Any]:
+    """The sample; one that is made for nothing, because the conversion fails, goes again."""
+    from imaxt_nb.sample.store import Sample, list_samples
+
+    old = name in list_samples(root)
+    sample = Sample.create(name, root)
+    try:
+        yield sample
+    except BaseException:
+        folder = Path(sample.root)
+        if not old and {p.name for p in folder.glob("[!.]*")} <= {"sample.json", "raw"}:
+            remove(folder)
+        raise
+
+
 @convert.command("imc")
 @click.argument("source", type=click.Path())
 @click.option("--sample", required=True, help="Name of the sample; made if there is none.")
@@ -80,11 +103,9 @@ def convert() -> None:
 def convert_imc_command(source: str, sample: str, data_root: str | None, as_json: bool) -> int:
     """Hyperion .mcd and .txt, one file or a folder of them, to raw/imc.zarr."""
     from imaxt_nb.readers.imc import convert_imc
-    from imaxt_nb.sample.store import Sample
 
-    summary = convert_imc(
-        source, Sample.create(sample, load_settings(data_root=data_root).data_root)
-    )
+    with _new_or_old(sample, load_settings(data_root=data_root).data_root) as store:
+        summary = convert_imc(source, store)
     if as_json:
         emit_json(summary.table.to_dict("records"))
     else:
@@ -108,4 +129,22 @@ def samples(data_root: str | None, as_json: bool) -> int:
         click.echo(
             f"{row['sample']:24} {len(row['images'])} image(s), tables: {', '.join(row['tables']) or 'none'}"
         )
+    return EXIT_OK
+
+# %% ../../nbs/13_cli/01_data.ipynb #948cd34c
+@click.command()
+@click.option("--sample", required=True)
+@click.option("--yes", is_flag=True, help="Don't ask.")
+@data_root
+def prune(sample: str, yes: bool, data_root: str | None) -> int:
+    """Delete the older versions of a sample's products, in its `superseded` folders."""
+    from imaxt_nb.sample.store import Sample
+
+    folder = Path(Sample.open(sample, load_settings(data_root=data_root).data_root).root)
+    old = [p for p in folder.rglob("superseded") if p.is_dir()]
+    size = sum(f.stat().st_size for p in old for f in p.rglob("*") if f.is_file())
+    click.echo(f"{size / 1e6:.1f} MB in {len(old)} folder(s) of older versions")
+    if old and (yes or click.confirm("delete them?")):
+        for path in old:
+            remove(path)
     return EXIT_OK

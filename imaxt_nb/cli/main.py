@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "simulate": ("imaxt_nb.cli.data:simulate", "Simulate raw data in an instrument's own format, with exact truth."),
     "convert": ("imaxt_nb.cli.data:convert", "Convert raw files to a sample's Zarr, with all their metadata."),
     "samples": ("imaxt_nb.cli.data:samples", "List the samples and what they hold."),
+    "prune": ("imaxt_nb.cli.data:prune", "Delete the older versions of a sample's products."),
     "templates": ("imaxt_nb.cli.steps:templates", "List the pipeline's template notebooks."),
     "params": ("imaxt_nb.cli.steps:params", "Show the parameters of a template."),
     "run": ("imaxt_nb.cli.runs:run", "Execute a template on a sample and archive the run."),
@@ -30,7 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("imaxt_nb.cli.runs:status", "List the runs: the latest of every sample and step, or all."),
     "show": ("imaxt_nb.cli.runs:show", "Show one run's record."),
     "report": ("imaxt_nb.cli.report:report", "Build or serve the gallery of all runs."),
-    "lab": ("imaxt_nb.cli.report:lab", "Open JupyterLab on a copy of a template, or on the templates."),
+    "lab": ("imaxt_nb.cli.report:lab", "Open JupyterLab, on a copy of a template or of a run if one is named."),
     "db": ("imaxt_nb.cli.report:db", "Rebuild the catalogue from the runs' folders."),
 }  # fmt: skip
 

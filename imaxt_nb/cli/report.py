@@ -16,7 +16,7 @@ import click
 
 from .data import as_json
 from .main import emit_json
-from ..core.errors import EXIT_FAILED, EXIT_OK
+from ..core.errors import EXIT_FAILED, EXIT_OK, UsageError
 from ..core.settings import Settings, load_settings
 
 # %% auto #0
@@ -44,6 +44,8 @@ def build(out: str | None, standalone: bool, runs_root: str | None, as_json: boo
     """Write the gallery, a static site that works offline."""
     from imaxt_nb.archive.gallery import build_gallery
 
+    if runs_root and not Path(runs_root).is_dir():
+        raise UsageError(f"--runs-root {runs_root}: no such folder")
     page = build_gallery(load_settings(runs_root=runs_root).runs_root, out, standalone=standalone)
     if as_json:
         emit_json({"gallery": str(page)})
@@ -109,8 +111,18 @@ def working_copy(settings: Settings, what: str, values: dict[str, Any], folder: 
 @click.option("--sample", help="Fill in this sample.")
 @click.option("--no-browser", is_flag=True)
 @click.option("--port", type=click.IntRange(1, 65535))
-def lab(what: str | None, sample: str | None, no_browser: bool, port: int | None) -> int:
-    """Open JupyterLab here; on a copy of WHAT, a template (imc/segment) or a run's identifier, if given."""
+@click.argument("jupyter", nargs=-1, type=click.UNPROCESSED)
+def lab(
+    what: str | None,
+    sample: str | None,
+    no_browser: bool,
+    port: int | None,
+    jupyter: tuple[str, ...],
+) -> int:
+    """Open JupyterLab here; on a copy of WHAT, a template (imc/segment) or a run's identifier, if given.
+
+    What follows `--` is passed on to JupyterLab.
+    """
     command = [sys.executable, "-m", "jupyterlab", *(["--no-browser"] if no_browser else [])]
     if port:
         command.append(f"--port={port}")
@@ -124,7 +136,7 @@ def lab(what: str | None, sample: str | None, no_browser: bool, port: int | None
         command += ["--ServerApp.root_dir=.", f"--LabApp.default_url=/lab/tree/{page}"]
     # the kernel works in the notebook's folder: tell it where the site is
     site = {f"IMAXT_{k.upper()}": v for k, v in settings.model_dump().items() if v}
-    return subprocess.call(command, env=os.environ | site)
+    return subprocess.call([*command, *jupyter], env=os.environ | site)
 
 # %% ../../nbs/13_cli/04_report.ipynb #11b7d650
 @click.group()

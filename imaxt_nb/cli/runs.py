@@ -14,25 +14,29 @@ import click
 from .data import as_json
 from .main import emit_json
 from .steps import make_request, read_parameters, subject_options
-from ..core.errors import EXIT_FAILED, EXIT_OK, UsageError, unknown_name
+from ..core.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, UsageError, unknown_name
 from ..core.settings import Settings, load_settings
 
 # %% auto #0
-__all__ = ['Lines', 'summary', 'execute', 'run', 'batch', 'plan', 'find_run', 'status', 'show']
+__all__ = ['STATES', 'Lines', 'summary', 'execute', 'run', 'batch', 'plan', 'find_run', 'status', 'show']
 
 # %% ../../nbs/13_cli/03_runs.ipynb #e0486d75
 class Lines:
-    """Prints the events of runs, to standard error: standard output is for results."""
+    """Prints the events of runs as they come: progress to standard error, results to standard output."""
 
     def __init__(self, quiet: bool) -> None:
         self.quiet, self.live = quiet, sys.stderr.isatty()
-        self.cells: dict[str, int] = {}
 
     def __call__(self, event: dict[str, Any]) -> None:
         if self.quiet:
             return
-        what = f"{event.get('subject', '')} {event.get('template', '')}".strip()
-        if self.live and event["event"] in ("cell", "progress"):
+        what = f"{event['subject']} {event['template']}"
+        if event["event"] == "finished":
+            click.echo("\r\033[K" * self.live, nl=False, err=True)
+            click.echo(
+                summary(what, event["outcome"]), err=event["outcome"]["status"] != "succeeded"
+            )
+        elif self.live and event["event"] in ("cell", "progress"):
             click.echo(f"\r\033[K{what}: {_where(event)}", nl=False, err=True)
         elif (text := _line(event)) is not None:
             click.echo(f"{chr(13)}{chr(27)}[K" * self.live + f"{what}: {text}", err=True)
@@ -57,18 +61,16 @@ def _line(event: dict[str, Any]) -> str | None:
             return None
 
 # %% ../../nbs/13_cli/03_runs.ipynb #308ea44f
-def summary(request: Any, outcome: Any) -> str:
-    """One line on what became of a request."""
-    what = f"{request.subject} {request.template}"
-    if outcome.action == "reused":
-        return f"{what}: done before by {outcome.run_id} (--force runs it again)"
-    took = f" in {outcome.total_s:.1f} s" if outcome.action == "ran" else ""
+def summary(what: str, o: dict[str, Any]) -> str:
+    """One line on what became of a request, and where its report is."""
+    if o["action"] == "reused":
+        return f"{what}: done before by {o['run_id']} (--force runs it again)"
+    took = f" in {o['total_s']:.1f} s" if o["action"] == "ran" else ""
     where = (
-        f"\n  {Path(outcome.folder) / 'report.html'}"
-        if outcome.action == "ran" and outcome.folder
-        else ""
+        f"\n  {Path(o['folder']) / 'report.html'}" if o["action"] == "ran" and o["folder"] else ""
     )
-    return f"{what}: {outcome.status}{took}{f': {outcome.reason}' if outcome.reason else ''}{where}"
+    why = f": {o['reason']}" if o["reason"] else ""
+    return f"{what}: {o['status']}{took}{why}{where}"
 
 
 def execute(requests: list[Any], settings: Settings, jobs: int, as_json: bool) -> int:
@@ -76,11 +78,9 @@ def execute(requests: list[Any], settings: Settings, jobs: int, as_json: bool) -
     from imaxt_nb.archive.batch import run_batch
 
     outcomes = run_batch(requests, jobs=jobs, settings=settings, on_event=Lines(quiet=as_json))
-    pairs = list(zip(requests, outcomes, strict=True))
     if as_json:
+        pairs = zip(requests, outcomes, strict=True)
         emit_json([r.as_json() | {"outcome": o.as_json()} for r, o in pairs])
-    for request, outcome in [] if as_json else pairs:
-        click.echo(summary(request, outcome), err=not outcome.ok)
     codes = [o.exit_code for o in outcomes if not o.ok]
     return codes[0] if len(codes) == len(outcomes) == 1 else EXIT_FAILED if codes else EXIT_OK
 
@@ -143,7 +143,7 @@ def plan(
     from imaxt_nb.archive.plan import plan as make_plan
 
     settings = load_settings()
-    if Path(what).is_file():
+    if what.endswith(".csv") or Path(what).is_file():
         from imaxt_nb.archive.batch import read_requests
 
         requests = read_requests(what)
@@ -155,10 +155,14 @@ def plan(
     if as_json:
         emit_json([i.as_json() for i in items])
     for i in [] if as_json else items:
-        click.echo(f"{i.action:5} {i.subject} {i.template}" + (f": {i.why}" if why else ""))
-    return EXIT_OK
+        row = f"row {i.row}: " if len(items) > 1 else ""
+        click.echo(f"{row}{i.action:6} {i.subject} {i.template}" + (f": {i.why}" if why else ""))
+    return EXIT_BAD_INPUT if any(i.action == "refuse" for i in items) else EXIT_OK
 
 # %% ../../nbs/13_cli/03_runs.ipynb #e2ca94ee
+STATES = ("succeeded", "failed", "timeout", "killed", "cancelled", "lost", "skipped")
+
+
 def _runs(settings: Settings, **only: Any) -> list[Any]:
     """The catalogue's runs, newest first, after lost ones were put on record."""
     from imaxt_nb.archive.catalogue import Catalogue
@@ -184,9 +188,7 @@ def find_run(settings: Settings, run_id: str) -> Path:
 @click.command()
 @click.option("--sample", "subject", help="Only this sample or study.")
 @click.option("--template", help="Only this template.")
-@click.option(
-    "--status", "state", help="Only runs that ended so: succeeded, failed, timeout, killed, ..."
-)
+@click.option("--status", "state", type=click.Choice(STATES), help="Only runs that ended so.")
 @click.option("--all", "every", is_flag=True, help="All runs, not only the latest of every step.")
 @as_json
 def status(

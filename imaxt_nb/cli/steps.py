@@ -14,13 +14,22 @@ import click
 
 from .data import as_json
 from .main import emit_json
-from ..core.errors import EXIT_OK, EXIT_USAGE, UsageError
+from ..core.errors import EXIT_OK, EXIT_USAGE, ImaxtError, UsageError
 from ..core.settings import Settings, load_settings
 
 # %% auto #0
 __all__ = ['templates', 'params', 'subject_options', 'read_parameters', 'make_request']
 
 # %% ../../nbs/13_cli/02_steps.ipynb #85a6ef4f
+def _described(template: Any) -> dict[str, Any]:
+    """What a template says of itself; one that is broken says how, and hides no other."""
+    about = {"name": template.name, "file": template.path.name}
+    try:
+        return about | template.metadata.model_dump(mode="json")
+    except ImaxtError as e:
+        return about | {"summary": f"BROKEN: {e}"}
+
+
 @click.command()
 @click.option("--lint", "check", is_flag=True, help="Check that the templates keep their contract.")
 @as_json
@@ -30,10 +39,7 @@ def templates(check: bool, as_json: bool) -> int:
     from imaxt_nb.archive.templates import find_templates
 
     found = find_templates(load_settings().templates)
-    rows = [
-        {"name": n, "file": t.path.name} | t.metadata.model_dump(mode="json")
-        for n, t in found.items()
-    ]
+    rows = [_described(t) for t in found.values()]
     problems = {n: [str(p) for p in lint(t)] for n, t in found.items()} if check else {}
     if as_json:
         emit_json([r | ({"problems": problems[r["name"]]} if check else {}) for r in rows])
@@ -65,9 +71,14 @@ def params(template: str, schema: bool, as_json: bool) -> int:
     return EXIT_OK
 
 
+def _kind(p: dict[str, Any]) -> str:
+    kind = p.get("type", "?")
+    return f"list of {_kind(p['items'])}" if kind == "array" and "items" in p else kind
+
+
 def _type_of(p: dict[str, Any]) -> str:
     """`number in um, 0 to 50` of a field's JSON Schema."""
-    kinds = [o.get("type", "?") for o in p.get("anyOf", [p])]
+    kinds = [_kind(o) for o in p.get("anyOf", [p])]
     if "enum" in p:
         kinds = [" | ".join(map(str, p["enum"]))]
     text = " or ".join(kinds) + (f" in {p['unit']}" if p.get("unit") else "")

@@ -74,6 +74,6 @@ def unknown_name(
 ) -> ImaxtError:
     """The error for a name that does not exist: lists those that do, and the nearest."""
     known = list(choices)
-    hint = f"; did you mean {near!r}?" if (near := nearest(name, known)) else ""
+    hint = f"; did you mean {near!r}?" if (near := nearest(name, known)) else "."
     what = f"unknown {kind} {name!r}{hint} Known: {', '.join(known) or 'none'}"
     return BadInput(what, file=file) if error is BadInput else error(what)

@@ -180,9 +180,13 @@ def convert_imc(source: str | Path, sample: Sample, *, strict: bool = True) -> I
         own = {"schema_version": VERSION, "kind": "imc", "key": key, "sources": sources}
         own["regions"] = [r["region"] for r in rows]
         zarr.open_group(store, mode="r+").update_attributes({"imaxt": own})
-    _add_frames(sample, frames)
-    sample.add_modality("imc")
-    names = ", ".join(p.name for p in ignored)
+        _add_frames(
+            sample, frames
+        )  # before the product is there: a conversion has all or is not done
+        sample.add_modality("imc")
+    names = ", ".join(
+        [p.name for p in ignored[:5]] + [f"{len(ignored) - 5} more"] * (len(ignored) > 5)
+    )
     return _summary(rows, f"left alone, no IMC data: {names}" if names else "")
 
 # %% ../../nbs/02_readers/04_imc.ipynb #70447ddc

@@ -51,10 +51,15 @@ def _owner(text: Path, mcds: list[Path]) -> Path | None:
     return max(fits, key=lambda m: len(m.stem), default=None)
 
 
+def _put_aside(path: Path) -> bool:
+    """Hidden, a draft, or an older version that was moved out of the way."""
+    return any(part.startswith(".") or part == "superseded" for part in path.parts)
+
+
 def _files(source: Path) -> list[Path]:
     if source.is_dir():
         inside = (p for p in source.rglob("*") if p.suffix.lower() in (".mcd", ".txt"))
-        return sorted(p for p in inside if p.is_file() and not p.name.startswith("."))
+        return sorted(p for p in inside if p.is_file() and not _put_aside(p.relative_to(source)))
     if source.suffix.lower() not in (".mcd", ".txt"):
         found, wanted = source.suffix or source.name, ".mcd, .txt or a folder of them"
         raise BadInput("not an IMC file", file=source, found=found, expected=wanted)
