@@ -149,7 +149,7 @@ def start_sleeping(site: Site) -> subprocess.Popen[str]:
 
 def worker_of(process: subprocess.Popen[str]) -> psutil.Process:
     children = psutil.Process(process.pid).children()
-    return next(c for c in children if "imaxt_nb.archive.worker" in c.cmdline())
+    return next(c for c in children if any("imaxt_nb.archive.worker" in a for a in c.cmdline()))
 
 
 def test_ctrl_c_cancels(sleeper: Site) -> None:

@@ -40,7 +40,7 @@ class Hand:
     def __init__(self, inbox: queue.Queue[Message]) -> None:
         environment = {k: v for k, v in os.environ.items() if k != RUN_FOLDER}
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "imaxt_nb.archive.worker"],
+            [sys.executable, "-P", "-c", "from imaxt_nb.archive.worker import main; main()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

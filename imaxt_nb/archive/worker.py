@@ -123,7 +123,7 @@ class Worker:
 
 # %% ../../nbs/12_archive/28_worker.ipynb #aac3650f
 def main() -> None:
-    """The worker's process: `python -m imaxt_nb.archive.worker`."""
+    """The worker's process: reads tasks from standard input until it ends."""
     worker = Worker(sys.stdin, Line(own_stdout()))
     for name in ("papermill", "traitlets", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -135,7 +135,3 @@ def main() -> None:
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
     worker.serve()
-
-
-if __name__ == "__main__":
-    main()
