@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -25,12 +26,14 @@ def free_port() -> int:
 
 @pytest.fixture
 def lab(done: Path, tmp_path: Path) -> Iterator[str]:
-    """JupyterLab on a working copy of the archived imc/segment run; its address."""
+    """JupyterLab on a working copy of the archived imc/segment run, in a copy of the site; its address."""
+    site = tmp_path / "site"
+    shutil.copytree(done, site)  # by hand, the notebook's products are made again
     (run,) = (
-        p.name for p in (done / "runs/sim/imc-segment").iterdir() if not p.name.startswith(".")
+        p.name for p in (site / "runs/sim/imc-segment").iterdir() if not p.name.startswith(".")
     )
     port = free_port()
-    environment = site_environment(done) | {
+    environment = site_environment(site) | {
         "JUPYTER_CONFIG_DIR": str(tmp_path / "jupyter"),
         "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings"),
         "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / "workspaces"),
