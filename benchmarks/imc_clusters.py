@@ -1,13 +1,13 @@
 """Leiden's clusters against the simulated types of cells, on true and on found masks.
 
-Run: python benchmarks/imc_clusters.py [seeds...]   (about 20 s a region)
+Run: python benchmarks/imc_clusters.py [--seeds 100 101 ...]   (about 20 s a region)
 Writes benchmarks/results_imc_clusters.md. Defaults were tuned on seeds below 100 only.
 """
 
 from __future__ import annotations
 
+import argparse
 import platform
-import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -100,4 +100,8 @@ def main(seeds: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    main([int(s) for s in sys.argv[1:]] or [100, 101, 102, 103, 104, 105])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[100, 101, 102, 103, 104, 105])
+    main(parser.parse_args().seeds)
