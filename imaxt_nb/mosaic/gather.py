@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..core.errors import BadInput
 
 # %% auto #0
-__all__ = ['Box', 'NO_DISPLACEMENT', 'REACH', 'ORDERS', 'gain_of', 'correct', 'check_displacement', 'source_box', 'gather',
+__all__ = ['Box', 'NO_DISPLACEMENT', 'REACH', 'F', 'ORDERS', 'gain_of', 'correct', 'check_displacement', 'source_box', 'gather',
            'accumulate']
 
 # %% ../../nbs/05_mosaic/00_gather.ipynb #69e3b6e6
@@ -80,48 +80,166 @@ def source_box(
     return ends[0], ends[1], ends[2], ends[3]
 
 # %% ../../nbs/05_mosaic/00_gather.ipynb #e62a5447
-@numba.njit(nogil=True, cache=True, inline="always")
-def _cubic(f: float) -> tuple[float, float, float, float]:
-    h = np.float32(0.5)
-    a = ((-h * f + np.float32(1)) * f - h) * f
-    b = (np.float32(1.5) * f - np.float32(2.5)) * f * f + np.float32(1)
-    c = ((np.float32(-1.5) * f + np.float32(2)) * f + h) * f
-    return a, b, c, (h * f - h) * f * f
+F = np.float32
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
-def _cubic_at(s: Any, k: int, i: int, j: int, u: Any, v: Any) -> float:
-    total = np.float32(0)
-    for n in range(4):
-        m = i - 1 + n
-        line = (
-            v[0] * s[k, m, j - 1]
-            + v[1] * s[k, m, j]
-            + v[2] * s[k, m, j + 1]
-            + v[3] * s[k, m, j + 2]
-        )
-        total += u[n] * line
-    return total
+@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+def _row_shifts(lattice: Any, step: int, y: float, x0: float, shifts: Any, line: Any) -> None:
+    """Raw minus ideal coordinates (d_row, d_col) along a row that begins at ideal (y, x0)."""
+    nr, nc = lattice.shape[1] - 1, lattice.shape[2] - 1
+    t = min(max(y / step, 0.0), float(nr))
+    n = min(int(t), nr - 1)
+    for d in range(2):
+        for m in range(nc + 1):
+            line[d, m] = lattice[d, n, m] + (lattice[d, n + 1, m] - lattice[d, n, m]) * F(t - n)
+    for j in range(shifts.shape[1]):
+        t = min(max((x0 + j) / step, 0.0), float(nc))
+        m = min(int(t), nc - 1)
+        g = F(t - m)
+        shifts[0, j] = line[0, m] + (line[0, m + 1] - line[0, m]) * g
+        shifts[1, j] = line[1, m] + (line[1, m + 1] - line[1, m]) * g
 
 # %% ../../nbs/05_mosaic/00_gather.ipynb #3e6633da
+@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+def _split(shifts: Any, fraction: Any, whole: Any, f: Any) -> None:
+    """Integer part of shift + fraction, and in `f` the rest with its four cubic coefficients."""
+    h = F(0.5)
+    for d in range(2):
+        for j in range(shifts.shape[1]):
+            v = shifts[d, j] + fraction[d]
+            n = np.floor(v)
+            t = v - n
+            whole[d, j] = int(n)
+            f[d, 0, j] = t
+            f[d, 1, j] = ((-h * t + F(1)) * t - h) * t
+            f[d, 2, j] = (F(1.5) * t - F(2.5)) * t * t + F(1)
+            f[d, 3, j] = ((F(-1.5) * t + F(2)) * t + h) * t
+            f[d, 4, j] = (h * t - h) * t * t
+
+
 @numba.njit(nogil=True, cache=True)
-def _usable_at(
-    s: Any, w: Any, k: int, i: int, j: int, fr: float, fc: float
-) -> tuple[float, float, float]:
+def _run_end(whole: Any, j: int, end: int) -> int:
+    """Where the run of equal integer shifts that begins at `j` ends."""
+    a, b = whole[0, j], whole[1, j]
+    while j < end and whole[0, j] == a and whole[1, j] == b:
+        j += 1
+    return j
+
+# %% ../../nbs/05_mosaic/00_gather.ipynb #c60ab1f5
+@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+def _linear_run(up: Any, low: Any, fr: Any, fc: Any, out: Any) -> None:
+    for j in range(out.size):
+        a = up[j] + fc[j] * (up[j + 1] - up[j])
+        b = low[j] + fc[j] * (low[j + 1] - low[j])
+        out[j] = a + fr[j] * (b - a)
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract"}, inline="always")
+def _cubic_line(r: Any, j: int, v0: Any, v1: Any, v2: Any, v3: Any) -> Any:
+    return v0[j] * r[j] + v1[j] * r[j + 1] + v2[j] * r[j + 2] + v3[j] * r[j + 3]
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+def _cubic_run(r: Any, u: Any, v: Any, out: Any) -> None:
+    r0, r1, r2, r3 = r
+    u0, u1, u2, u3 = u
+    v0, v1, v2, v3 = v
+    for j in range(out.size):
+        a = u0[j] * _cubic_line(r0, j, v0, v1, v2, v3) + u1[j] * _cubic_line(r1, j, v0, v1, v2, v3)
+        b = u2[j] * _cubic_line(r2, j, v0, v1, v2, v3) + u3[j] * _cubic_line(r3, j, v0, v1, v2, v3)
+        out[j] = a + b
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+def _add(z: Any, a: Any, num: Any, den: Any) -> bool:
+    """Add a run to the sums, pixels that are not numbers left out; whether there were any."""
+    bad = 0
+    for j in range(z.size):
+        ok = z[j] == z[j]
+        bad += not ok
+        num[j] += a[j] * z[j] if ok else F(0)
+        den[j] += a[j] if ok else F(0)
+    return bad > 0
+
+# %% ../../nbs/05_mosaic/00_gather.ipynb #e563f920
+@numba.njit(nogil=True, cache=True)
+def _usable(s: Any, w: Any, k: int, p: int, q: int, fr: Any, fc: Any) -> Any:
     """Bilinear sums over the usable pixels: of values, of confidences, of coefficients."""
-    value = weight = total = np.float32(0)
-    for di in range(2):
-        for dj in range(2):
-            y, x = i + di, j + dj
-            if 0 <= y < s.shape[1] and 0 <= x < s.shape[2] and not np.isnan(s[k, y, x]):
-                b = (fr if di else np.float32(1) - fr) * (fc if dj else np.float32(1) - fc)
+    value = weight = total = F(0)
+    for y in range(max(p, 0), min(p + 2, s.shape[1])):
+        for x in range(max(q, 0), min(q + 2, s.shape[2])):
+            if s[k, y, x] == s[k, y, x]:
+                b = (fr if y > p else F(1) - fr) * (fc if x > q else F(1) - fc)
                 value += b * s[k, y, x]
                 weight += b * w[y, x]
                 total += b
     return value, weight, total
 
-# %% ../../nbs/05_mosaic/00_gather.ipynb #c60ab1f5
-@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+
+@numba.njit(nogil=True, cache=True)
+def _careful(
+    s: Any, w: Any, k: int, p: int, q: int, fr: Any, fc: Any, z: Any, num: Any, den: Any
+) -> None:
+    """Add the pixels of a run that `z` has no number for; it begins at row p, column q of the tile."""
+    for j in range(z.size):
+        if z[j] != z[j]:
+            value, weight, total = _usable(s, w, k, p, q + j, fr[j], fc[j])
+            if total >= F(0.5):
+                num[j] += weight * value / total
+                den[j] += weight
+
+# %% ../../nbs/05_mosaic/00_gather.ipynb #ed5ca0c1
+@numba.njit(nogil=True, cache=True)
+def _interpolate(s: Any, k: int, p: int, x: Any, f: Any, j: Any, cubic: bool, out: Any) -> None:
+    """Channel k from row p, columns x[0] to x[1] of the tile, at the fractions f[..., j[0] : j[1]]."""
+    a, b = j
+    fr, fc = f[0, 0, a:b], f[1, 0, a:b]
+    if cubic:
+        c, d = x[0] - 1, x[1] + 2
+        r = s[k, p - 1, c:d], s[k, p, c:d], s[k, p + 1, c:d], s[k, p + 2, c:d]
+        u = f[0, 1, a:b], f[0, 2, a:b], f[0, 3, a:b], f[0, 4, a:b]
+        v = f[1, 1, a:b], f[1, 2, a:b], f[1, 3, a:b], f[1, 4, a:b]
+        _cubic_run(r, u, v, out)
+    else:
+        _linear_run(s[k, p, x[0] : x[1] + 1], s[k, p + 1, x[0] : x[1] + 1], fr, fc, out)
+
+
+@numba.njit(nogil=True, cache=True)
+def _run(
+    s: Any,
+    w: Any,
+    p: int,
+    q: int,
+    f: Any,
+    j: Any,
+    cubic: bool,
+    z: Any,
+    a: Any,
+    num: Any,
+    den: Any,
+    at: Any,
+) -> None:
+    """The run j[0] to j[1] of a row, all channels, from row p, column q of the tile on."""
+    edge = 1 if cubic else 0
+    row = edge <= p < s.shape[1] - 1 - edge
+    j0 = min(j[1], j[0] + max(0, edge - q))
+    j1 = max(j0, min(j[1], j[0] + s.shape[2] - 1 - edge - q)) if row else j0
+    x = q + j0 - j[0], q + j1 - j[0]
+    z[j[0] : j0] = np.nan
+    z[j1 : j[1]] = np.nan
+    if j1 > j0:
+        fr, fc = f[0, 0, j0:j1], f[1, 0, j0:j1]
+        _linear_run(w[p, x[0] : x[1] + 1], w[p + 1, x[0] : x[1] + 1], fr, fc, a[j0:j1])
+    fr, fc, zz, aa = f[0, 0, j[0] : j[1]], f[1, 0, j[0] : j[1]], z[j[0] : j[1]], a[j[0] : j[1]]
+    o0, o1 = at[1] + j[0], at[1] + j[1]
+    for k in range(s.shape[0]):
+        if j1 > j0:
+            _interpolate(s, k, p, x, f, (j0, j1), cubic, z[j0:j1])
+        if _add(zz, aa, num[k, at[0], o0:o1], den[k, at[0], o0:o1]):
+            _careful(s, w, k, p, q, fr, fc, zz, num[k, at[0], o0:o1], den[k, at[0], o0:o1])
+
+# %% ../../nbs/05_mosaic/00_gather.ipynb #dd3c6aeb
+@numba.njit(nogil=True, cache=True)
 def _accumulate(
     s: Any,
     w: Any,
@@ -134,51 +252,26 @@ def _accumulate(
     den: Any,
     box: Any,
 ) -> None:
-    height, width = s.shape[1], s.shape[2]
-    nr, nc = lattice.shape[1] - 1, lattice.shape[2] - 1
-    edge = 1 if cubic else 0
-    line = np.empty((2, nc + 1), np.float32)
+    n = box[3] - box[2]
+    origin = int(np.floor(place[0])), int(np.floor(place[1]))
+    fraction = F(place[0] - origin[0]), F(place[1] - origin[1])
+    line, shifts = np.empty((2, lattice.shape[2]), F), np.empty((2, n), F)
+    whole, f, z, a = (
+        np.empty((2, n), np.int32),
+        np.empty((2, 5, n), F),
+        np.empty(n, F),
+        np.zeros(n, F),
+    )
     for i in range(box[0], box[1]):
-        y = place[0] + i
-        t = min(max(y / step, 0.0), float(nr))
-        n = min(int(t), nr - 1)
-        g = np.float32(t - n)
-        for d in range(2):
-            for m in range(nc + 1):
-                line[d, m] = lattice[d, n, m] + (lattice[d, n + 1, m] - lattice[d, n, m]) * g
-        for j in range(box[2], box[3]):
-            x = place[1] + j
-            t = min(max(x / step, 0.0), float(nc))
-            m = min(int(t), nc - 1)
-            g = np.float32(t - m)
-            r = y - at[0] + (line[0, m] + (line[0, m + 1] - line[0, m]) * g)
-            c = x - at[1] + (line[1, m] + (line[1, m + 1] - line[1, m]) * g)
-            p, q = int(np.floor(r)), int(np.floor(c))
-            fr, fc = np.float32(r - p), np.float32(c - q)
-            inside = edge <= p < height - 1 - edge and edge <= q < width - 1 - edge
-            if inside:
-                e = np.float32(1) - fc
-                a = (np.float32(1) - fr) * (e * w[p, q] + fc * w[p, q + 1]) + fr * (
-                    e * w[p + 1, q] + fc * w[p + 1, q + 1]
-                )
-                u, v = _cubic(fr), _cubic(fc)
-            for k in range(s.shape[0]):
-                if inside:
-                    if cubic:
-                        z = _cubic_at(s, k, p, q, u, v)
-                    else:
-                        z = (np.float32(1) - fr) * (e * s[k, p, q] + fc * s[k, p, q + 1]) + fr * (
-                            e * s[k, p + 1, q] + fc * s[k, p + 1, q + 1]
-                        )
-                    if not np.isnan(z):
-                        num[k, i, j] += a * z
-                        den[k, i, j] += a
-                        continue
-                if -1 <= p < height and -1 <= q < width:
-                    z, b, total = _usable_at(s, w, k, p, q, fr, fc)
-                    if total >= np.float32(0.5):
-                        num[k, i, j] += b * z / total
-                        den[k, i, j] += b
+        _row_shifts(lattice, step, place[0] + i, place[1] + box[2], shifts, line)
+        _split(shifts, fraction, whole, f)
+        j = 0
+        while j < n:
+            e = _run_end(whole, j, n)
+            p = origin[0] + i + whole[0, j] - at[0]
+            q = origin[1] + box[2] + j + whole[1, j] - at[1]
+            _run(s, w, p, q, f, (j, e), cubic, z, a, num, den, (i, box[2]))
+            j = e
 
 # %% ../../nbs/05_mosaic/00_gather.ipynb #4a3fd97f
 ORDERS = (1, 3)
