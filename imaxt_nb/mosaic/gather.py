@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from ..core.errors import BadInput
 
 # %% auto #0
-__all__ = ['Box', 'NO_DISPLACEMENT', 'REACH', 'F', 'ORDERS', 'gain_of', 'correct', 'check_displacement', 'source_box', 'gather',
-           'accumulate']
+__all__ = ['Box', 'NO_DISPLACEMENT', 'REACH', 'F', 'U', 'BLOCK', 'ORDERS', 'gain_of', 'correct', 'check_displacement',
+           'source_box', 'gather', 'accumulate']
 
 # %% ../../nbs/05_mosaic/00_gather.ipynb #69e3b6e6
 Box = tuple[int, int, int, int]  # row0, row1, col0, col1; the ends are not included
@@ -40,10 +40,13 @@ def gain_of(
 
 
 def correct(
-    raw: NDArray[Any], dark: NDArray[Any] | None, gain: NDArray[np.float32] | None
+    raw: NDArray[Any],
+    dark: NDArray[Any] | None,
+    gain: NDArray[np.float32] | None,
+    out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """(raw - dark) x gain as float32; all of one shape, or broadcast to the shape of `raw`."""
-    out = np.empty(raw.shape, np.float32)
+    out = np.empty(raw.shape, np.float32) if out is None else out
     np.subtract(raw, np.float32(0) if dark is None else dark, out=out, casting="unsafe")
     if gain is not None:
         out *= gain
@@ -80,81 +83,116 @@ def source_box(
     return ends[0], ends[1], ends[2], ends[3]
 
 # %% ../../nbs/05_mosaic/00_gather.ipynb #e62a5447
-F = np.float32
-
-
-@numba.njit(nogil=True, cache=True, fastmath={"contract"})
-def _row_shifts(lattice: Any, step: int, y: float, x0: float, shifts: Any, line: Any) -> None:
-    """Raw minus ideal coordinates (d_row, d_col) along a row that begins at ideal (y, x0)."""
-    nr, nc = lattice.shape[1] - 1, lattice.shape[2] - 1
-    t = min(max(y / step, 0.0), float(nr))
-    n = min(int(t), nr - 1)
-    for d in range(2):
-        for m in range(nc + 1):
-            line[d, m] = lattice[d, n, m] + (lattice[d, n + 1, m] - lattice[d, n, m]) * F(t - n)
-    for j in range(shifts.shape[1]):
-        t = min(max((x0 + j) / step, 0.0), float(nc))
-        m = min(int(t), nc - 1)
-        g = F(t - m)
-        shifts[0, j] = line[0, m] + (line[0, m + 1] - line[0, m]) * g
-        shifts[1, j] = line[1, m] + (line[1, m + 1] - line[1, m]) * g
-
-# %% ../../nbs/05_mosaic/00_gather.ipynb #3e6633da
-@numba.njit(nogil=True, cache=True, fastmath={"contract"})
-def _split(shifts: Any, fraction: Any, whole: Any, f: Any) -> None:
-    """Integer part of shift + fraction, and in `f` the rest with its four cubic coefficients."""
-    h = F(0.5)
-    for d in range(2):
-        for j in range(shifts.shape[1]):
-            v = shifts[d, j] + fraction[d]
-            n = np.floor(v)
-            t = v - n
-            whole[d, j] = int(n)
-            f[d, 0, j] = t
-            f[d, 1, j] = ((-h * t + F(1)) * t - h) * t
-            f[d, 2, j] = (F(1.5) * t - F(2.5)) * t * t + F(1)
-            f[d, 3, j] = ((F(-1.5) * t + F(2)) * t + h) * t
-            f[d, 4, j] = (h * t - h) * t * t
+F, U = (
+    np.float32,
+    np.uint64,
+)  # unsigned indices need no check for negative ones, which keeps loops from vectors
+BLOCK = 16
 
 
 @numba.njit(nogil=True, cache=True)
-def _run_end(whole: Any, j: int, end: int) -> int:
-    """Where the run of equal integer shifts that begins at `j` ends."""
-    a, b = whole[0, j], whole[1, j]
-    while j < end and whole[0, j] == a and whole[1, j] == b:
-        j += 1
-    return j
+def _cells(x0: float, step: int, last: int, cell: Any, rest: Any) -> None:
+    """For columns x0, x0 + 1, ...: the cell of the lattice, and the place in it from 0 to 1."""
+    for j in range(cell.size):
+        t = min(max((x0 + j) / step, 0.0), float(last))
+        cell[j] = min(int(t), last - 1)
+        rest[j] = F(t - cell[j])
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+def _row_shift(up: Any, low: Any, g: Any, cell: Any, rest: Any, line: Any, out: Any) -> None:
+    """One component of raw minus ideal coordinates along a row at `g` between two lines of the lattice."""
+    for m in range(line.size):
+        line[m] = up[m] + (low[m] - up[m]) * g
+    for j in range(cell.size):
+        m = U(cell[j])
+        out[j] = line[m] + (line[m + U(1)] - line[m]) * rest[j]
+
+# %% ../../nbs/05_mosaic/00_gather.ipynb #3e6633da
+@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+def _split(shift: Any, fraction: Any, origin: int, whole: Any, f: Any) -> None:
+    """Integer part of shift + fraction + origin; in `f` the rest and its four cubic coefficients."""
+    h = F(0.5)
+    for j in range(shift.size):
+        v = shift[j] + fraction
+        n = np.floor(v)
+        t = v - n
+        whole[j] = np.int32(n) + np.int32(origin)
+        f[0, j] = t
+        f[1, j] = ((-h * t + F(1)) * t - h) * t
+        f[2, j] = (F(1.5) * t - F(2.5)) * t * t + F(1)
+        f[3, j] = ((F(-1.5) * t + F(2)) * t + h) * t
+        f[4, j] = (h * t - h) * t * t
+
+
+@numba.njit(nogil=True, cache=True)
+def _runs(p: Any, q: Any, starts: Any) -> int:
+    """Where runs of equal shifts begin, in `starts`, and the end; how many there are. q is less column j."""
+    count = 0
+    for j in range(p.size):
+        if j == 0 or p[j] != p[j - 1] or q[j] != q[j - 1]:
+            starts[count] = j
+            count += 1
+    starts[count] = p.size
+    return count
 
 # %% ../../nbs/05_mosaic/00_gather.ipynb #c60ab1f5
-@numba.njit(nogil=True, cache=True, fastmath={"contract"})
-def _linear_run(up: Any, low: Any, fr: Any, fc: Any, out: Any) -> None:
-    for j in range(out.size):
-        a = up[j] + fc[j] * (up[j + 1] - up[j])
-        b = low[j] + fc[j] * (low[j + 1] - low[j])
-        out[j] = a + fr[j] * (b - a)
+@numba.njit(nogil=True, cache=True, fastmath={"contract"}, inline="always")
+def _linear_block(s: Any, k: Any, p: Any, q: Any, u: Any, v: Any, j: Any, out: Any) -> None:
+    for t in range(BLOCK):
+        i, x = j + U(t), q + j + U(t)
+        a = s[k, p, x] + v[U(0), i] * (s[k, p, x + U(1)] - s[k, p, x])
+        b = s[k, p + U(1), x] + v[U(0), i] * (s[k, p + U(1), x + U(1)] - s[k, p + U(1), x])
+        out[i] = a + u[U(0), i] * (b - a)
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract"}, inline="always")
-def _cubic_line(r: Any, j: int, v0: Any, v1: Any, v2: Any, v3: Any) -> Any:
-    return v0[j] * r[j] + v1[j] * r[j + 1] + v2[j] * r[j + 2] + v3[j] * r[j + 3]
+def _line(s: Any, k: Any, p: Any, x: Any, v: Any, i: Any) -> Any:
+    a = v[U(1), i] * s[k, p, x] + v[U(2), i] * s[k, p, x + U(1)]
+    return a + v[U(3), i] * s[k, p, x + U(2)] + v[U(4), i] * s[k, p, x + U(3)]
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract"})
-def _cubic_run(r: Any, u: Any, v: Any, out: Any) -> None:
-    r0, r1, r2, r3 = r
-    u0, u1, u2, u3 = u
-    v0, v1, v2, v3 = v
-    for j in range(out.size):
-        a = u0[j] * _cubic_line(r0, j, v0, v1, v2, v3) + u1[j] * _cubic_line(r1, j, v0, v1, v2, v3)
-        b = u2[j] * _cubic_line(r2, j, v0, v1, v2, v3) + u3[j] * _cubic_line(r3, j, v0, v1, v2, v3)
-        out[j] = a + b
+@numba.njit(nogil=True, cache=True, fastmath={"contract"}, inline="always")
+def _cubic_block(s: Any, k: Any, p: Any, q: Any, u: Any, v: Any, j: Any, out: Any) -> None:
+    for t in range(BLOCK):
+        i, x = j + U(t), q + j + U(t) - U(1)
+        a = u[U(1), i] * _line(s, k, p - U(1), x, v, i) + u[U(2), i] * _line(s, k, p, x, v, i)
+        b = u[U(3), i] * _line(s, k, p + U(1), x, v, i) + u[U(4), i] * _line(
+            s, k, p + U(2), x, v, i
+        )
+        out[i] = a + b
+
+# %% ../../nbs/05_mosaic/00_gather.ipynb #a7d253ec
+@numba.njit(nogil=True, cache=True)
+def _row(
+    s: Any, k: int, p: Any, q: Any, u: Any, v: Any, starts: Any, count: int, cubic: bool, out: Any
+) -> None:
+    """`out[j]`: channel k at row p[j], column q[j] + j and fractions u, v; NaN where neighbours are missing."""
+    edge = 1 if cubic else 0
+    height, width = s.shape[1], s.shape[2] - BLOCK
+    for r in range(count):
+        j, e = starts[r], starts[r + 1]
+        row = edge <= p[j] < height - 1 - edge
+        j0 = min(e, max(j, edge - q[j]))
+        j1 = max(j0, min(e, width - 1 - edge - q[j])) if row else j0
+        for i in range(j, j0):
+            out[i] = np.nan
+        y, x = U(p[j]), U(q[j])
+        if cubic:
+            for i in range(j0, j1, BLOCK):
+                _cubic_block(s, U(k), y, x, u, v, U(i), out)
+        else:
+            for i in range(j0, j1, BLOCK):
+                _linear_block(s, U(k), y, x, u, v, U(i), out)
+        for i in range(j1, e):
+            out[i] = np.nan
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract"})
 def _add(z: Any, a: Any, num: Any, den: Any) -> bool:
-    """Add a run to the sums, pixels that are not numbers left out; whether there were any."""
+    """Add a row to the sums, pixels that are not numbers left out; whether there were any."""
     bad = 0
-    for j in range(z.size):
+    for j in range(num.size):
         ok = z[j] == z[j]
         bad += not ok
         num[j] += a[j] * z[j] if ok else F(0)
@@ -167,78 +205,28 @@ def _usable(s: Any, w: Any, k: int, p: int, q: int, fr: Any, fc: Any) -> Any:
     """Bilinear sums over the usable pixels: of values, of confidences, of coefficients."""
     value = weight = total = F(0)
     for y in range(max(p, 0), min(p + 2, s.shape[1])):
-        for x in range(max(q, 0), min(q + 2, s.shape[2])):
+        for x in range(max(q, 0), min(q + 2, s.shape[2] - BLOCK)):
             if s[k, y, x] == s[k, y, x]:
                 b = (fr if y > p else F(1) - fr) * (fc if x > q else F(1) - fc)
                 value += b * s[k, y, x]
-                weight += b * w[y, x]
+                weight += b * w[0, y, x]
                 total += b
     return value, weight, total
 
 
 @numba.njit(nogil=True, cache=True)
 def _careful(
-    s: Any, w: Any, k: int, p: int, q: int, fr: Any, fc: Any, z: Any, num: Any, den: Any
+    s: Any, w: Any, k: int, p: Any, q: Any, u: Any, v: Any, z: Any, num: Any, den: Any
 ) -> None:
-    """Add the pixels of a run that `z` has no number for; it begins at row p, column q of the tile."""
-    for j in range(z.size):
+    """Add the pixels of a row that `z` has no number for."""
+    for j in range(num.size):
         if z[j] != z[j]:
-            value, weight, total = _usable(s, w, k, p, q + j, fr[j], fc[j])
+            value, weight, total = _usable(s, w, k, p[j], q[j] + j, u[0, j], v[0, j])
             if total >= F(0.5):
                 num[j] += weight * value / total
                 den[j] += weight
 
 # %% ../../nbs/05_mosaic/00_gather.ipynb #ed5ca0c1
-@numba.njit(nogil=True, cache=True)
-def _interpolate(s: Any, k: int, p: int, x: Any, f: Any, j: Any, cubic: bool, out: Any) -> None:
-    """Channel k from row p, columns x[0] to x[1] of the tile, at the fractions f[..., j[0] : j[1]]."""
-    a, b = j
-    fr, fc = f[0, 0, a:b], f[1, 0, a:b]
-    if cubic:
-        c, d = x[0] - 1, x[1] + 2
-        r = s[k, p - 1, c:d], s[k, p, c:d], s[k, p + 1, c:d], s[k, p + 2, c:d]
-        u = f[0, 1, a:b], f[0, 2, a:b], f[0, 3, a:b], f[0, 4, a:b]
-        v = f[1, 1, a:b], f[1, 2, a:b], f[1, 3, a:b], f[1, 4, a:b]
-        _cubic_run(r, u, v, out)
-    else:
-        _linear_run(s[k, p, x[0] : x[1] + 1], s[k, p + 1, x[0] : x[1] + 1], fr, fc, out)
-
-
-@numba.njit(nogil=True, cache=True)
-def _run(
-    s: Any,
-    w: Any,
-    p: int,
-    q: int,
-    f: Any,
-    j: Any,
-    cubic: bool,
-    z: Any,
-    a: Any,
-    num: Any,
-    den: Any,
-    at: Any,
-) -> None:
-    """The run j[0] to j[1] of a row, all channels, from row p, column q of the tile on."""
-    edge = 1 if cubic else 0
-    row = edge <= p < s.shape[1] - 1 - edge
-    j0 = min(j[1], j[0] + max(0, edge - q))
-    j1 = max(j0, min(j[1], j[0] + s.shape[2] - 1 - edge - q)) if row else j0
-    x = q + j0 - j[0], q + j1 - j[0]
-    z[j[0] : j0] = np.nan
-    z[j1 : j[1]] = np.nan
-    if j1 > j0:
-        fr, fc = f[0, 0, j0:j1], f[1, 0, j0:j1]
-        _linear_run(w[p, x[0] : x[1] + 1], w[p + 1, x[0] : x[1] + 1], fr, fc, a[j0:j1])
-    fr, fc, zz, aa = f[0, 0, j[0] : j[1]], f[1, 0, j[0] : j[1]], z[j[0] : j[1]], a[j[0] : j[1]]
-    o0, o1 = at[1] + j[0], at[1] + j[1]
-    for k in range(s.shape[0]):
-        if j1 > j0:
-            _interpolate(s, k, p, x, f, (j0, j1), cubic, z[j0:j1])
-        if _add(zz, aa, num[k, at[0], o0:o1], den[k, at[0], o0:o1]):
-            _careful(s, w, k, p, q, fr, fc, zz, num[k, at[0], o0:o1], den[k, at[0], o0:o1])
-
-# %% ../../nbs/05_mosaic/00_gather.ipynb #dd3c6aeb
 @numba.njit(nogil=True, cache=True)
 def _accumulate(
     s: Any,
@@ -252,26 +240,32 @@ def _accumulate(
     den: Any,
     box: Any,
 ) -> None:
-    n = box[3] - box[2]
+    n, last, top = box[3] - box[2], lattice.shape[2] - 1, lattice.shape[1] - 1
     origin = int(np.floor(place[0])), int(np.floor(place[1]))
-    fraction = F(place[0] - origin[0]), F(place[1] - origin[1])
-    line, shifts = np.empty((2, lattice.shape[2]), F), np.empty((2, n), F)
-    whole, f, z, a = (
-        np.empty((2, n), np.int32),
-        np.empty((2, 5, n), F),
+    cell, rest, p, q = (
+        np.empty(n, np.int32),
         np.empty(n, F),
-        np.zeros(n, F),
+        np.empty(n, np.int32),
+        np.empty(n, np.int32),
     )
+    line, shift, starts = np.empty(last + 1, F), np.empty(n, F), np.empty(n + 1, np.int32)
+    u, v = np.zeros((5, n + BLOCK), F), np.zeros((5, n + BLOCK), F)
+    z, a = np.zeros(n + BLOCK, F), np.zeros(n + BLOCK, F)
+    _cells(place[1] + box[2], step, last, cell, rest)
     for i in range(box[0], box[1]):
-        _row_shifts(lattice, step, place[0] + i, place[1] + box[2], shifts, line)
-        _split(shifts, fraction, whole, f)
-        j = 0
-        while j < n:
-            e = _run_end(whole, j, n)
-            p = origin[0] + i + whole[0, j] - at[0]
-            q = origin[1] + box[2] + j + whole[1, j] - at[1]
-            _run(s, w, p, q, f, (j, e), cubic, z, a, num, den, (i, box[2]))
-            j = e
+        t = min(max((place[0] + i) / step, 0.0), float(top))
+        m = min(int(t), top - 1)
+        _row_shift(lattice[0, m], lattice[0, m + 1], F(t - m), cell, rest, line, shift)
+        _split(shift, F(place[0] - origin[0]), origin[0] + i - at[0], p, u)
+        _row_shift(lattice[1, m], lattice[1, m + 1], F(t - m), cell, rest, line, shift)
+        _split(shift, F(place[1] - origin[1]), origin[1] + box[2] - at[1], q, v)
+        count = _runs(p, q, starts)
+        _row(w, 0, p, q, u, v, starts, count, False, a)
+        for k in range(s.shape[0]):
+            to, of = num[k, i, box[2] : box[3]], den[k, i, box[2] : box[3]]
+            _row(s, k, p, q, u, v, starts, count, cubic, z)
+            if _add(z, a, to, of):
+                _careful(s, w, k, p, q, u, v, z, to, of)
 
 # %% ../../nbs/05_mosaic/00_gather.ipynb #4a3fd97f
 ORDERS = (1, 3)
@@ -302,9 +296,8 @@ def gather(
     -------
     values, weights : float32, (rows, cols) or (c, rows, cols); both 0 where the tile says nothing.
     """
-    num = np.zeros(
-        ((1,) * (3 - raw.ndim) + raw.shape[:-2]) + (box[1] - box[0], box[3] - box[2]), np.float32
-    )
+    channels = raw.shape[0] if raw.ndim == 3 else 1
+    num = np.zeros((channels, box[1] - box[0], box[3] - box[2]), np.float32)
     den = np.zeros_like(num)
     gain = None
     if flat is not None or weight is not None:
@@ -357,27 +350,23 @@ def accumulate(
         return
     r0, r1, c0, c1 = source_box(box, place, reach, shape)
     cut = (..., slice(r0, r1), slice(c0, c1))
-    source = correct(
-        raw[cut], None if dark is None else dark[cut], None if gain is None else gain[cut]
+    source, trust = _empty(raw[cut].shape), _empty((r1 - r0, c1 - c0))
+    correct(
+        raw[cut],
+        None if dark is None else dark[cut],
+        None if gain is None else gain[cut],
+        (source if raw.ndim == 3 else source[0])[..., :-BLOCK],
     )
-    trust = (
-        np.ones(source.shape[-2:], np.float32)
-        if weight is None
-        else np.ascontiguousarray(weight[cut], np.float32)
-    )
-    source = source.reshape((-1, *source.shape[-2:]))
-    _accumulate(
-        source,
-        trust,
-        (r0, c0),
-        lattice,
-        step,
-        (float(place[0]), float(place[1])),
-        order == 3,
-        num,
-        den,
-        box,
-    )
+    trust[0, :, :-BLOCK] = 1 if weight is None else weight[cut]
+    at, to = (r0, c0), (float(place[0]), float(place[1]))
+    _accumulate(source, trust, at, lattice, step, to, order == 3, num, den, box)
+
+
+def _empty(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Room for (c, y, x) with `BLOCK` columns to spare, for blocks that overshoot."""
+    full = np.empty((*((1,) * (3 - len(shape))), *shape[:-1], shape[-1] + BLOCK), np.float32)
+    full[..., -BLOCK:] = 0
+    return full
 
 
 def _reached(
