@@ -83,10 +83,9 @@ def source_box(
     return ends[0], ends[1], ends[2], ends[3]
 
 # %% ../../nbs/05_mosaic/00_gather.ipynb #e62a5447
-F, U = (
-    np.float32,
-    np.uint64,
-)  # unsigned indices need no check for negative ones, which keeps loops from vectors
+# Unsigned indices need no check for negative ones, which keeps loops from becoming vector instructions.
+F: Any = np.float32
+U: Any = np.uint64
 BLOCK = 16
 
 

@@ -26,7 +26,7 @@ from .places import is_finished, publish, zarr_store
 from .pyramid import write_pyramid
 
 # %% auto #0
-__all__ = ['SUFFIX', 'as_labels', 'write_image', 'Image']
+__all__ = ['SUFFIX', 'as_labels', 'display_windows', 'checked_channels', 'write_image', 'Image']
 
 # %% ../../nbs/01_sample/04_images.ipynb #a86cc2c4
 SUFFIX = ".ome.zarr"
@@ -58,14 +58,16 @@ def _as_dask(data: Any) -> Any:
     return data if isinstance(data, da.Array) else da.asarray(data)
 
 # %% ../../nbs/01_sample/04_images.ipynb #66d19f52
-def _windows(levels: list[Any], n_channels: int) -> list[dict[str, float]]:
+def display_windows(levels: list[Any], n_channels: int) -> list[dict[str, float]]:
+    """Each channel's range and display window, from a level that fits in memory."""
     sizes = [int(np.prod(a.shape)) // max(1, n_channels) for a in levels]
     level = levels[next((i for i, n in enumerate(sizes) if n <= 2**22), len(levels) - 1)]
     step = max(1, level.shape[1] // 64) if level.ndim == 4 else 1
     return [window(level[c, ::step] if level.ndim == 4 else level[c]) for c in range(n_channels)]
 
 
-def _checked_channels(channels: Sequence[Channel] | None, axes: str, data: Any) -> list[Channel]:
+def checked_channels(channels: Sequence[Channel] | None, axes: str, data: Any) -> list[Channel]:
+    """The channels of `data`, with made-up names for None; `BadInput` when their number is wrong."""
     n = data.shape[0] if axes.startswith("c") else 0
     named = [Channel(f"channel{i}") for i in range(n)] if channels is None else list(channels)
     if len(named) != n:
@@ -122,7 +124,7 @@ def write_image(
             found=f"{array.dtype} of shape {array.shape}",
             expected=f"numbers with axes {axes}, none of length 0",
         )
-    named = _checked_channels(channels, axes, array)
+    named = checked_channels(channels, axes, array)
     title = posixpath.basename(place).removesuffix(SUFFIX)
     with publish(place) as where:
         store = zarr_store(where)
@@ -131,7 +133,7 @@ def write_image(
             space = axes.removeprefix("c")
             _write_labels(store, labels, array.shape[-len(space) :], space, um)
         scales = multiscale(title, axes, um, len(levels), "mean")
-        made = image_attributes(scales, named, _windows(levels, len(named)), frame, attrs)
+        made = image_attributes(scales, named, display_windows(levels, len(named)), frame, attrs)
         zarr.open_group(store, mode="r+").update_attributes(made)
     return Image(place)
 
