@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from ..core.errors import BadInput
-from ..core.files import STAGING, digest_text, staged, supersede, write_json
+from ..core.errors import BadInput, ImaxtError
+from ..core.files import STAGING, digest_text, remove, staged, supersede, write_json
 
 # %% auto #0
 __all__ = ['is_remote', 'normalise', 'join', 'exists', 'names_in', 'read_json', 'save_json', 'lock', 'is_finished', 'move_aside',
-           'publish', 'zarr_store']
+           'publish', 'zarr_store', 'resumable']
 
 # %% ../../nbs/01_sample/01_places.ipynb #a4a65757
 def is_remote(place: str) -> bool:
@@ -141,3 +141,50 @@ def zarr_store(place: str) -> Any:
     from zarr.storage import FsspecStore, LocalStore
 
     return FsspecStore.from_url(place) if is_remote(place) else LocalStore(place)
+
+# %% ../../nbs/01_sample/01_places.ipynb #60ef3927
+_MARKER = "draft.json"
+
+
+def _draft_of(place: str, key: str) -> str:
+    home, name = posixpath.split(place)
+    if not is_remote(place):
+        draft = f"{STAGING}resume-{digest_text(key)[:12]}-{name}"
+        for other in Path(home).glob(f"{STAGING}resume-*-{name}"):
+            if other.name != draft:
+                remove(other)
+        return join(home, draft)
+    marker = join(place, _MARKER)
+    if is_finished(place) or not exists(marker) or read_json(marker) != key:
+        move_aside(place)
+        save_json(marker, key)
+    return place
+
+
+def _remove(place: str) -> None:
+    if is_remote(place):
+        move_aside(place)  # deletes what isn't finished
+    else:
+        remove(Path(place))
+
+# %% ../../nbs/01_sample/01_places.ipynb #fb86e46a
+@contextmanager
+def resumable(place: str, key: str) -> Iterator[str]:
+    """Yield where to write the Zarr store that `place` will hold once the block succeeds.
+
+    What an earlier call with the same key left there when it was interrupted is still there.
+    `ImaxtError` if another process is at it.
+    """
+    try:
+        with lock(place, timeout_s=2):
+            draft = _draft_of(place, key)
+            try:
+                yield draft
+            except BadInput:
+                _remove(draft)
+                raise
+            if not is_remote(place):
+                supersede(Path(place))
+                Path(draft).replace(place)
+    except Timeout as e:
+        raise ImaxtError(f"{place} is being written by another process") from e
