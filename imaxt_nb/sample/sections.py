@@ -168,7 +168,7 @@ def sectioned_image(
         held.release()
 
 # %% ../../nbs/01_sample/11_sections.ipynb #0652c99e
-Render = Callable[[Area], Iterator[Plane]]
+Render = Callable[[int, Area], Iterator[Plane]]
 Halves = dict[tuple[int, tuple[int, ...]], NDArray[Any]]
 
 
@@ -181,7 +181,7 @@ def _put(
 def _leaf(levels: list[list[Any]], z: int, area: Area, render: Render) -> Halves:
     """Render and write an area at levels 0 and 1; what level 2 is made of."""
     out: Halves = {}
-    for image, lead, plane in render(area):
+    for image, lead, plane in render(z, area):
         row, col = area[0], area[2]
         for level in levels[image][:2]:
             _put(level, lead, z, row, col, plane)
@@ -230,13 +230,13 @@ def write_section(
 ) -> None:
     """Write section `section` of all `images` with Dask, all levels, and commit it.
 
-    `render(area)` yields (number of the image, (channel,) or (), pixels of the area) for every channel of every
-    image; it must be picklable for a cluster. A full disk is an `ImaxtError`; earlier sections are kept.
+    `render(section, area)` yields (number of the image, (channel,) or (), pixels of the area) for every channel
+    of every image; on a cluster it must be picklable, and may be a future of its scatter. A full disk is an `ImaxtError`; earlier sections are kept.
     """
     import dask
 
     first = images[0].levels
-    shape = first[0].shape[-2:]
+    shape = (first[0].shape[-2], first[0].shape[-1])
     if any(image.levels[0].shape[-3:] != first[0].shape[-3:] for image in images):
         raise BadInput("images of different size", found=[i.levels[0].shape for i in images])
     levels = dask.delayed([image.levels for image in images], traverse=False)
