@@ -66,9 +66,9 @@ def display_windows(levels: list[Any], n_channels: int) -> list[dict[str, float]
     return [window(level[c, ::step] if level.ndim == 4 else level[c]) for c in range(n_channels)]
 
 
-def checked_channels(channels: Sequence[Channel] | None, axes: str, data: Any) -> list[Channel]:
-    """The channels of `data`, with made-up names for None; `BadInput` when their number is wrong."""
-    n = data.shape[0] if axes.startswith("c") else 0
+def checked_channels(channels: Sequence[Channel] | None, axes: str, length: int) -> list[Channel]:
+    """The channels of an image whose first axis has `length`, with made-up names for None; `BadInput` if they don't fit."""
+    n = length if axes.startswith("c") else 0
     named = [Channel(f"channel{i}") for i in range(n)] if channels is None else list(channels)
     if len(named) != n:
         raise BadInput(
@@ -124,7 +124,7 @@ def write_image(
             found=f"{array.dtype} of shape {array.shape}",
             expected=f"numbers with axes {axes}, none of length 0",
         )
-    named = checked_channels(channels, axes, array)
+    named = checked_channels(channels, axes, array.shape[0])
     title = posixpath.basename(place).removesuffix(SUFFIX)
     with publish(place) as where:
         store = zarr_store(where)

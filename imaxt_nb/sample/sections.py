@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import posixpath
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,108 +16,77 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import BadInput, ImaxtError
-from ..core.files import STAGING, canonical_json
+from ..core.files import canonical_json
 from .channels import Channel, channels_from_json, channels_to_json
 from .images import SUFFIX, Image, checked_channels, display_windows
 from .metadata import image_attributes, multiscale, spacing
 from imaxt_nb.sample.places import (
     exists,
-    is_remote,
+    is_finished,
     join,
-    lock,
-    move_aside,
     names_in,
     read_json,
+    resumable,
     save_json,
     zarr_store,
 )
 from .pyramid import SHARD, create_level, halve_mean, n_levels
 
 # %% auto #0
-__all__ = ['PLAN', 'LEAF', 'Area', 'Plane', 'Render', 'Halves', 'draft_of', 'SectionedImage', 'sectioned_image', 'write_section',
+__all__ = ['MARKERS', 'LEAF', 'Area', 'Plane', 'Render', 'Halves', 'SectionedImage', 'sectioned_image', 'write_section',
            'finish_image']
 
 # %% ../../nbs/01_sample/11_sections.ipynb #173e67b8
-PLAN, LEAF = "plan.json", 2 * SHARD
+MARKERS, LEAF = ".sections", 2 * SHARD
 Area = tuple[int, int, int, int]  # row0, row1, col0, col1; the ends are not included
 # Which image, which channel (() for an image without), and the pixels (y, x).
 Plane = tuple[int, tuple[int, ...], NDArray[Any]]
 
 
-def draft_of(place: str) -> str:
-    """Where the image of that place is while it is written."""
-    return join(posixpath.dirname(place), f"{STAGING}sections-{posixpath.basename(place)}")
-
-
-def _remove(place: str) -> None:
-    fs, path = fsspec.core.url_to_fs(place)
-    if fs.exists(path):
-        fs.rm(path, recursive=True)
-
-
-def _move(draft: str, final: str) -> None:
-    """Move a store; in an object store the root's attributes, which say that it is finished, come last."""
-    fs, path = fsspec.core.url_to_fs(draft)
-    _, to = fsspec.core.url_to_fs(final)
-    if not is_remote(draft):
-        fs.mv(path, to, recursive=True)
-        return
-    for file in sorted(fs.find(path), key=lambda f: f == f"{path}/zarr.json"):
-        fs.cp_file(file, to + file[len(path) :])
-
-# %% ../../nbs/01_sample/11_sections.ipynb #553ed946
 class SectionedImage:
     """An image in the making; get one from `sectioned_image`.
 
-    Attributes: `place`, `levels` (Zarr arrays, finest first), `axes`, `n_sections`, `done` (section to its notes).
+    Attributes: `place` (to be), `where` (it is now), `plan`, `levels` (Zarr arrays, finest first), `n_sections`.
     """
 
-    def __init__(self, place: str, plan: Mapping[str, Any]) -> None:
+    def __init__(self, place: str, where: str, plan: Mapping[str, Any]) -> None:
         import zarr
 
-        self.place, self.plan = place, dict(plan)
-        self.axes: str = plan["axes"]
+        self.place, self.where, self.plan = place, where, dict(plan)
         self.n_sections: int = plan["shape"][-3]
-        self.draft = draft_of(place)
-        store = zarr_store(join(self.draft, "image"))
-        count = n_levels(tuple(plan["shape"]))
+        store, count = zarr_store(where), n_levels(tuple(plan["shape"]))
         self.levels = [zarr.open_array(store, path=str(k), mode="r+") for k in range(count)]
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do but to move it into place."""
+        return is_finished(self.where)
 
     @property
     def done(self) -> dict[int, dict[str, Any]]:
         """The sections that are committed, with what was noted of them."""
-        marks = sorted(n for n in names_in(self.draft) if n[:-5].isdigit())
-        return {int(n[:-5]): read_json(join(self.draft, n)) for n in marks}
+        folder = join(self.where, MARKERS)
+        return {int(n.removesuffix(".json")): read_json(join(folder, n)) for n in names_in(folder)}
 
     def commit(self, section: int, notes: Mapping[str, Any] | None = None) -> None:
         """Say that all levels of a section are written; `notes`: what to remember of it (JSON)."""
-        save_json(join(self.draft, f"{section:06d}.json"), dict(notes or {}))
+        save_json(join(self.where, MARKERS, f"{section:06d}.json"), dict(notes or {}))
 
-# %% ../../nbs/01_sample/11_sections.ipynb #77d4e784
-def _lay_out(place: str, plan: Mapping[str, Any]) -> None:
-    """Empty arrays for all levels, then the plan, which says that they are complete."""
+# %% ../../nbs/01_sample/11_sections.ipynb #553ed946
+def _lay_out(where: str, plan: Mapping[str, Any]) -> None:
+    """Empty arrays for all levels, coarsest first: the finest says that they are all there."""
     import zarr
 
-    draft = draft_of(place)
-    _remove(draft)
-    store, shape = zarr_store(join(draft, "image")), list(plan["shape"])
-    zarr.create_group(store)
-    for k in range(n_levels(tuple(shape))):
-        create_level(store, str(k), shape, np.dtype(plan["dtype"]), plan["axes"])
-        shape[-2:] = [-(-n // 2) for n in shape[-2:]]
-    save_json(join(draft, PLAN), dict(plan))
+    shapes = [list(plan["shape"])]
+    while len(shapes) < n_levels(tuple(plan["shape"])):
+        shapes.append([*shapes[-1][:-2], *(-(-n // 2) for n in shapes[-1][-2:])])
+    store = zarr_store(where)
+    zarr.open_group(store, mode="a")
+    for k, shape in reversed(list(enumerate(shapes))):
+        if not exists(join(where, str(k), "zarr.json")):
+            create_level(store, str(k), shape, np.dtype(plan["dtype"]), plan["axes"])
 
-
-def _same(place: str, plan: Mapping[str, Any]) -> bool:
-    """Whether there is a draft of this very plan."""
-    draft = draft_of(place)
-    if not (
-        plan["key"] and exists(join(draft, PLAN)) and exists(join(draft, "image", "zarr.json"))
-    ):
-        return False
-    return canonical_json(read_json(join(draft, PLAN))) == canonical_json(plan)
-
-# %% ../../nbs/01_sample/11_sections.ipynb #86cee16e
+# %% ../../nbs/01_sample/11_sections.ipynb #77d4e784
 @contextmanager
 def sectioned_image(
     place: str,
@@ -129,43 +99,35 @@ def sectioned_image(
     frame: str | None = None,
     key: str = "",
 ) -> Iterator[SectionedImage]:
-    """A draft of the image for `place`, new or, with the same `key` and shape, as a killed run left it.
+    """A draft of the image for `place`, new or as an interrupted call with the same arguments left it.
 
     Parameters
     ----------
     axes : `zyx` or `czyx`, those of `shape`; `pixel_um` is the pitch along z, y, x in um.
     key : digest of everything that decides the pixels; without one ("") nothing is resumed.
 
-    Raises `ImaxtError` when another process is writing the same image. When the block ends without `finish_image`,
-    the draft stays.
+    The block writes sections and ends with `finish_image`. If it fails the draft stays. Raises `ImaxtError` when another
+    process is writing the same image.
     """
-    from filelock import Timeout
-
     if axes not in ("zyx", "czyx") or len(shape) != len(axes) or min(shape) < 1:
-        raise BadInput(
-            "not a volume", field="shape", found=(axes, tuple(shape)), expected="zyx or czyx"
-        )
-    named = checked_channels(channels, axes, np.broadcast_to(np.zeros(()), tuple(shape)))
+        found = f"{axes} of shape {tuple(shape)}"
+        raise BadInput("not a volume", field="shape", found=found, expected="zyx or czyx")
     plan = {
         "axes": axes,
         "shape": [int(n) for n in shape],
         "dtype": np.dtype(dtype).str,
         "pixel_um": list(spacing(axes, pixel_um)),
-        "channels": channels_to_json(named),
+        "channels": channels_to_json(checked_channels(channels, axes, shape[0])),
         "frame": frame,
-        "key": key,
+        "key": key or uuid.uuid4().hex,
     }
-    held = lock(draft_of(place), timeout_s=0.5)
-    try:
-        held.acquire()
-    except Timeout as e:
-        raise ImaxtError(f"another process is writing {place}") from e
-    try:
-        if not _same(place, plan):
-            _lay_out(place, plan)
-        yield SectionedImage(place, plan)
-    finally:
-        held.release()
+    with resumable(place, canonical_json(plan)) as where:
+        if not is_finished(where):
+            _lay_out(where, plan)
+        image = SectionedImage(place, where, plan)
+        yield image
+        if not image.finished:
+            raise ImaxtError(f"{place} was left unfinished")
 
 # %% ../../nbs/01_sample/11_sections.ipynb #0652c99e
 Render = Callable[[int, Area], Iterator[Plane]]
@@ -247,34 +209,33 @@ def write_section(
         )
         for image in images:
             image.commit(section, notes)
-    except OSError as e:
+    except (OSError, BadInput) as e:  # not BadInput: that would take the finished sections along
         kept = (
             f"{len(images[0].done)} of {images[0].n_sections} sections are kept; run again to go on"
         )
-        reason = f"{e.strerror or e}"
+        reason = (e.strerror if isinstance(e, OSError) else None) or e
         raise ImaxtError(
             f"{images[0].place}: section {section} can't be written: {reason} ({kept})"
         ) from e
 
 # %% ../../nbs/01_sample/11_sections.ipynb #801135ba
-def finish_image(image: SectionedImage, attrs: Mapping[str, Any] | None = None) -> Image:
-    """Make the draft an image at its place; an earlier one moves to `superseded/`.
+def finish_image(image: SectionedImage, attrs: Mapping[str, Any] | None = None) -> None:
+    """Make the draft an image (it moves into place at the end of the block of `sectioned_image`).
 
     Raises `ImaxtError` when sections are missing. `attrs` as for `write_image`.
     """
     import zarr
 
-    missing = sorted(set(range(image.n_sections)) - set(image.done))
-    if missing:
-        raise ImaxtError(f"{image.place}: sections {missing[:10]} are not written")
-    plan, title = image.plan, posixpath.basename(image.place).removesuffix(SUFFIX)
-    channels = channels_from_json(plan["channels"])
-    scales = multiscale(title, plan["axes"], tuple(plan["pixel_um"]), len(image.levels), "mean")
-    windows = display_windows(image.levels, len(channels))
-    made = image_attributes(scales, channels, windows, plan["frame"], attrs)
-    draft = join(image.draft, "image")
-    zarr.open_group(zarr_store(draft), mode="r+").update_attributes(made)
-    move_aside(image.place)
-    _move(draft, image.place)
-    _remove(image.draft)
-    return Image(image.place)
+    if not image.finished:
+        missing = sorted(set(range(image.n_sections)) - set(image.done))
+        if missing:
+            raise ImaxtError(f"{image.place}: sections {missing[:10]} are not written")
+        plan, title = image.plan, posixpath.basename(image.place).removesuffix(SUFFIX)
+        channels = channels_from_json(plan["channels"])
+        scales = multiscale(title, plan["axes"], tuple(plan["pixel_um"]), len(image.levels), "mean")
+        windows = display_windows(image.levels, len(channels))
+        made = image_attributes(scales, channels, windows, plan["frame"], attrs)
+        zarr.open_group(zarr_store(image.where), mode="r+").update_attributes(made)
+    fs, markers = fsspec.core.url_to_fs(join(image.where, MARKERS))
+    if fs.exists(markers):
+        fs.rm(markers, recursive=True)
