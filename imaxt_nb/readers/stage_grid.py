@@ -9,9 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 # %% auto #0
-__all__ = ['ranks', 'grid_of', 'orders', 'order_of', 'extrapolate']
+__all__ = ['known_tiles', 'ranks', 'grid_of', 'orders', 'order_of', 'extrapolate']
 
-# %% ../../nbs/02_readers/14_stage_grid.ipynb #d23c1d6d
+# %% ../../nbs/02_readers/14_stage_grid.ipynb #8d6b5e6b
+def known_tiles(stage_um: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """(n,) which tiles have both coordinates of their position (n, 2)."""
+    return np.asarray(np.isfinite(stage_um).all(axis=1))
+
+
 def ranks(values: NDArray[np.float64], gap: float) -> NDArray[np.int_]:
     """Number of the group of each value, groups being at least `gap` apart; -1 for NaN."""
     out = np.full(len(values), -1)
@@ -20,9 +25,6 @@ def ranks(values: NDArray[np.float64], gap: float) -> NDArray[np.int_]:
         order = good[np.argsort(values[good], kind="stable")]
         out[order] = np.concatenate([[0], np.cumsum(np.diff(values[order]) > gap)])
     return out
-
-
-test_eq(ranks(np.array([5.0, 0.1, np.nan, 5.2, 0.0]), 1.0), [1, 0, -1, 1, 0])
 
 # %% ../../nbs/02_readers/14_stage_grid.ipynb #b919e984
 def _rows_along_y(x: NDArray[np.int_], y: NDArray[np.int_], grid: tuple[int, int] | None) -> bool:
@@ -45,7 +47,7 @@ def grid_of(
     `grid` is (rows, columns) if it is known. None if the positions make no grid: two tiles in the
     same place, or more rows or columns than there are.
     """
-    known = np.isfinite(stage_um).all(axis=1)
+    known = known_tiles(stage_um)
     if not known.any():
         return None
     x, y = (ranks(stage_um[known, axis], gap_um) for axis in (0, 1))
@@ -92,7 +94,7 @@ def extrapolate(
     stage_um: NDArray[np.float64], pairs: NDArray[np.int_]
 ) -> NDArray[np.float64] | None:
     """Positions (n, 2) of all tiles from those known and their rows and columns; None if too few."""
-    known = np.isfinite(stage_um).all(axis=1)
+    known = known_tiles(stage_um)
     design = np.column_stack([np.ones(len(pairs)), pairs])
     if known.sum() < 3 or np.linalg.matrix_rank(design[known]) < 3:
         return None
