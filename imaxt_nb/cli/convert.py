@@ -5,6 +5,7 @@
 # %% ../../nbs/13_cli/06_convert.ipynb #fd237907
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +15,12 @@ import click
 
 from .data import as_json, data_root
 from .main import emit_json
-from ..core.errors import EXIT_OK
-from ..core.files import remove
+from ..core.errors import EXIT_OK, UsageError
+from ..core.files import STAGING, remove
 from ..core.settings import load_settings
 
 # %% auto #0
-__all__ = ['convert', 'convert_imc_command']
+__all__ = ['length', 'orientation', 'section_step', 'convert', 'convert_imc_command', 'parse_orientation', 'convert_stpt_command']
 
 # %% ../../nbs/13_cli/06_convert.ipynb #f14eb40c
 @click.group()
@@ -38,9 +39,22 @@ def _new_or_old(name: str, root: str) -> Iterator[Any]:
         yield sample
     except BaseException:
         folder = Path(sample.root)
-        if not old and {p.name for p in folder.glob("[!.]*")} <= {"sample.json", "raw"}:
+        begun = any(folder.glob(f"raw/{STAGING}resume-*"))  # to go on with
+        if (
+            not old
+            and not begun
+            and {p.name for p in folder.glob("[!.]*")} <= {"sample.json", "raw"}
+        ):
             remove(folder)
         raise
+
+# %% ../../nbs/13_cli/06_convert.ipynb #b953932b
+def _show(summary: Any, as_json: bool) -> int:
+    if as_json:
+        emit_json(summary.table.to_dict("records"))
+    else:
+        click.echo(str(summary))
+    return EXIT_OK
 
 
 @convert.command("imc")
@@ -54,8 +68,53 @@ def convert_imc_command(source: str, sample: str, data_root: str | None, as_json
 
     with _new_or_old(sample, load_settings(data_root=data_root).data_root) as store:
         summary = convert_imc(source, store)
-    if as_json:
-        emit_json(summary.table.to_dict("records"))
-    else:
-        click.echo(str(summary))
-    return EXIT_OK
+    return _show(summary, as_json)
+
+# %% ../../nbs/13_cli/06_convert.ipynb #848b6624
+def parse_orientation(text: str | None) -> list[list[int]] | None:
+    """`+x+y`, `-y+x`, ...: what the mosaic's x and y are, as a 2 x 2 matrix on (stage x, stage y)."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"([+-])?([xy])([+-])([xy])", text.strip().lower())
+    if match is None or match[2] == match[4]:
+        raise UsageError(f"orientation {text!r}: expected one of +x+y, -x+y, +y-x, ...")
+    rows = [(match[1], match[2]), (match[3], match[4])]
+    return [[(-1 if sign == "-" else 1) * (axis == a) for a in "xy"] for sign, axis in rows]
+
+
+length = click.FloatRange(0, min_open=True)
+orientation = click.option(
+    "--orientation",
+    help="Stage axes along the image's x and y, as +x+y or -y+x [default: from the overlaps].",
+)
+section_step = click.option("--section-step-um", type=length, help="Distance of sections.")
+
+# %% ../../nbs/13_cli/06_convert.ipynb #4bb0bd56
+@convert.command("stpt")
+@click.argument("source", type=click.Path())
+@click.option("--sample", required=True, help="Name of the sample; made if there is none.")
+@click.option(
+    "--pixel-um", type=length, help="Size of a pixel [default: xres and yres of the files]."
+)
+@section_step
+@click.option(
+    "--plane-step-um", type=length, help="Distance of optical planes [default: 2 x zres]."
+)
+@orientation
+@data_root
+@as_json
+def convert_stpt_command(
+    source: str,
+    sample: str,
+    orientation: str | None,
+    data_root: str | None,
+    as_json: bool,
+    **options: Any,
+) -> int:
+    """A TissueCyte folder (Mosaic_<sample>.txt, <sample>-0001, ...) to raw/stpt.zarr."""
+    from imaxt_nb.readers.stpt import convert_stpt
+
+    options["orientation"] = parse_orientation(orientation)
+    with _new_or_old(sample, load_settings(data_root=data_root).data_root) as store:
+        summary = convert_stpt(source, store, **options)
+    return _show(summary, as_json)

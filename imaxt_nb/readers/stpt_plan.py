@@ -14,7 +14,7 @@ import numpy as np
 from ..core.errors import BadInput
 from .mosaic_file import MosaicFile
 from .stage_grid import grid_of, known_tiles
-from .stpt_files import SectionFolder, StptFolder
+from .stpt_files import StptFolder
 from .tile_images import read_image
 
 # %% auto #0
