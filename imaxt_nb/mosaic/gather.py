@@ -201,8 +201,11 @@ def _add(z: Any, a: Any, num: Any, den: Any) -> bool:
 # %% ../../nbs/05_mosaic/00_gather.ipynb #e563f920
 @numba.njit(nogil=True, cache=True)
 def _usable(s: Any, w: Any, k: int, p: int, q: int, fr: Any, fc: Any) -> Any:
-    """Bilinear sums over the usable pixels: of values, of confidences, of coefficients."""
+    """Bilinear sums over the usable pixels: values, confidences, coefficients; 0 if the nearest isn't usable."""
     value = weight = total = F(0)
+    y, x = p + (fr >= F(0.5)), q + (fc >= F(0.5))
+    if y < 0 or x < 0 or y >= s.shape[1] or x >= s.shape[2] - BLOCK or s[k, y, x] != s[k, y, x]:
+        return value, weight, total
     for y in range(max(p, 0), min(p + 2, s.shape[1])):
         for x in range(max(q, 0), min(q + 2, s.shape[2] - BLOCK)):
             if s[k, y, x] == s[k, y, x]:
@@ -221,7 +224,7 @@ def _careful(
     for j in range(num.size):
         if z[j] != z[j]:
             value, weight, total = _usable(s, w, k, p[j], q[j] + j, u[0, j], v[0, j])
-            if total >= F(0.5):
+            if total > 0:
                 num[j] += weight * value / total
                 den[j] += weight
 

@@ -181,6 +181,7 @@ def render_sample(
     committed is kept).
     """
     name = p.image or raw.name
+    calibration.check(len(raw.channels), raw.tile_shape)
     rows = census(raw, tiles)
     check_census(rows, p.max_bad_percent, warn)
     optics = optics_of(calibration, len(raw.channels), p.feather_percent)

@@ -209,7 +209,7 @@ def write_section(
         )
         for image in images:
             image.commit(section, notes)
-    except (OSError, BadInput) as e:  # not BadInput: that would take the finished sections along
+    except (OSError, ValueError, RuntimeError) as e:  # a full disk, bad input, a broken chunk
         kept = (
             f"{len(images[0].done)} of {images[0].n_sections} sections are kept; run again to go on"
         )
