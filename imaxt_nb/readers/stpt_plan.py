@@ -54,16 +54,17 @@ def _n_channels(folder: StptFolder, planned: int | None, notes: list[str]) -> in
 def _probe(folder: StptFolder, want: tuple[int | None, int | None], notes: list[str]) -> Any:
     """Shape (y, x) and dtype of the tiles."""
     files = [path for s in folder.sections for _, path in sorted(s.images.items())]
-    step = max(1, len(files) // 9)
+    places = np.unique(np.linspace(0, max(0, len(files) - 1), 9).astype(int))
     found: Counter[tuple[Any, str]] = Counter()
-    for file in files[::step]:
+    for file in [files[i] for i in places if i < len(files)]:
         try:
             image, _ = read_image(file)
         except Exception:  # it will be noted when its turn comes
             continue
         if image.ndim == 2:
             found[image.shape, image.dtype.name] += 1
-    best = [f for f in found if f[0] == want] or [f for f, _ in found.most_common(1)]
+    ordered = [f for f, _ in found.most_common()]
+    best = [f for f in ordered if f[0] == want] or ordered
     if best and best[0][0] != want and None not in want:
         size = "{} x {}".format(*best[0][0])
         notes.append("rows x columns is {} x {}, but the tiles are {}".format(*want, size))
