@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,7 +15,7 @@ from .main import emit_json
 from ..core.errors import EXIT_OK, UsageError
 
 # %% auto #0
-__all__ = ['simulate', 'parse_size', 'simulate_imc_command']
+__all__ = ['simulate', 'parse_size', 'simulate_imc_command', 'parse_grid', 'parse_orientation', 'simulate_stpt_command']
 
 # %% ../../nbs/13_cli/05_simulate.ipynb #0fe531da
 @click.group()
@@ -33,6 +34,11 @@ def parse_size(text: str) -> tuple[float, float]:
     return y, x
 
 
+def _must_be_empty(out: str) -> None:
+    if Path(out).is_dir() and any(Path(out).iterdir()):
+        raise UsageError(f"{out} is not empty: old and new files would be mixed")
+
+# %% ../../nbs/13_cli/05_simulate.ipynb #f6525179
 @simulate.command("imc")
 @click.argument("out", type=click.Path(file_okay=False))
 @click.option("--regions", default=1, show_default=True, type=click.IntRange(1, 999))
@@ -53,11 +59,104 @@ def simulate_imc_command(
     from imaxt_nb.simulate.imc import simulate_imc
 
     size = parse_size(size_um)
-    if Path(out).is_dir() and any(Path(out).iterdir()):
-        raise UsageError(f"{out} is not empty: old and new regions would be mixed")
+    _must_be_empty(out)
     files = simulate_imc(out, regions=regions, size_um=size, density=density, seed=seed)
     if as_json:
         emit_json([str(f) for f in files])
     else:
         click.echo(f"simulated {len(files)} region(s) in {out}, truth in {Path(out) / 'truth'}")
+    return EXIT_OK
+
+# %% ../../nbs/13_cli/05_simulate.ipynb #03b96a4b
+def parse_grid(text: str) -> tuple[int, int]:
+    """`5x4` as (rows, columns)."""
+    try:
+        rows, columns = (int(v) for v in text.lower().split("x"))
+    except ValueError:
+        raise UsageError(f"grid {text!r}: expected ROWSxCOLUMNS of tiles, as 5x4") from None
+    return rows, columns
+
+
+def parse_orientation(text: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    """`y,-x`: the image's x is the stage's y, the image's y is minus the stage's x; as rows of a matrix."""
+    rows = {"x": (1, 0), "y": (0, 1), "-x": (-1, 0), "-y": (0, -1)}
+    try:
+        a, b = (rows[part.strip().lower().lstrip("+")] for part in text.split(","))
+    except (KeyError, ValueError):
+        raise UsageError(
+            f"orientation {text!r}: expected the stage axes along the image's x and y, as y,-x"
+        ) from None
+    return a, b
+
+# %% ../../nbs/13_cli/05_simulate.ipynb #d6b86a81
+@simulate.command("stpt")
+@click.argument("out", type=click.Path(file_okay=False))
+@click.option("--sections", default=3, show_default=True, type=int)
+@click.option("--grid", default="5x5", show_default=True, help="Rows x columns of tiles.")
+@click.option("--channels", default=4, show_default=True, type=int)
+@click.option("--planes", default=1, show_default=True, type=int, help="Optical planes a section.")
+@click.option("--tile-px", default=2080, show_default=True, type=int, help="Side of a tile.")
+@click.option(
+    "--overlap", default=0.1, show_default=True, help="Of neighbours, relative to a tile."
+)
+@click.option(
+    "--stage-error-um",
+    type=float,
+    help="R.m.s. an axis (default: 6, at most a quarter of the overlap).",
+)
+@click.option(
+    "--distortion-um", type=float, help="In the corners (default: 20 for 2080 px, in proportion)."
+)
+@click.option(
+    "--drift-um", default=1.5, show_default=True, help="Of the block from section to section."
+)
+@click.option("--beads-per-mm3", default=12.0, show_default=True)
+@click.option(
+    "--tissue", default=0.62, show_default=True, help="Width relative to the block; 0: none."
+)
+@click.option(
+    "--brightness", default=1.0, show_default=True, help="Of all light: 0.15 is a faint sample."
+)
+@click.option(
+    "--orientation", default="y,-x", show_default=True, help="Stage axes along the image's x and y."
+)
+@click.option(
+    "--order", default="serpentine", show_default=True, help="Of tiles: serpentine or rows."
+)
+@click.option("--keys", default="2016", show_default=True, help="Names of keys: 2016 or 2024.")
+@click.option("--gzip", "compress", is_flag=True, help="Write .tif.gz.")
+@click.option(
+    "--name",
+    "sample",
+    default="simulated",
+    show_default=True,
+    help="The sample's name in the files.",
+)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@as_json
+def simulate_stpt_command(
+    out: str,
+    grid: str,
+    orientation: str,
+    beads_per_mm3: float,
+    tissue: float,
+    brightness: float,
+    as_json: bool,
+    **told: Any,
+) -> int:
+    """Serial two-photon tomography: TissueCyte files in OUT, places, beads and fields in OUT/truth."""
+    axes, rows_columns = parse_orientation(orientation), parse_grid(grid)
+    _must_be_empty(out)
+    from imaxt_nb.simulate.detector import Detector
+    from imaxt_nb.simulate.stpt import simulate_stpt
+
+    block = {"beads_per_mm3": beads_per_mm3, "tissue": tissue}
+    light = Detector(brightness=brightness)
+    simulate_stpt(out, grid=rows_columns, orientation=axes, block=block, detector=light, **told)
+    if as_json:
+        emit_json({"out": out, "truth": str(Path(out) / "truth")})
+    else:
+        click.echo(
+            f"simulated {told['sections']} section(s) in {out}, truth in {Path(out) / 'truth'}"
+        )
     return EXIT_OK
