@@ -20,7 +20,8 @@ from ..core.files import STAGING, remove
 from ..core.settings import load_settings
 
 # %% auto #0
-__all__ = ['length', 'orientation', 'section_step', 'convert', 'convert_imc_command', 'parse_orientation', 'convert_stpt_command']
+__all__ = ['length', 'orientation', 'section_step', 'convert', 'convert_imc_command', 'parse_orientation', 'convert_stpt_command',
+           'parse_pair', 'convert_tiles_command']
 
 # %% ../../nbs/13_cli/06_convert.ipynb #f14eb40c
 @click.group()
@@ -117,4 +118,55 @@ def convert_stpt_command(
     options["orientation"] = parse_orientation(orientation)
     with _new_or_old(sample, load_settings(data_root=data_root).data_root) as store:
         summary = convert_stpt(source, store, **options)
+    return _show(summary, as_json)
+
+# %% ../../nbs/13_cli/06_convert.ipynb #344b0973
+def parse_pair(text: str, what: str, kind: type = float) -> tuple[Any, Any]:
+    """`AxB` or a single `A` as a pair, (y, x) or (rows, columns)."""
+    parts = text.lower().split("x")
+    try:
+        a, b = (kind(p) for p in (parts * 2 if len(parts) == 1 else parts))
+    except ValueError:
+        raise UsageError(f"{what} {text!r}: expected a number, or two as AxB") from None
+    return a, b
+
+# %% ../../nbs/13_cli/06_convert.ipynb #fe729561
+@convert.command("tiles")
+@click.argument("source", type=click.Path())
+@click.option("--sample", required=True, help="Name of the sample; made if there is none.")
+@click.option("--name", default="tiles", show_default=True, help="Of the modality: raw/NAME.zarr.")
+@click.option(
+    "--pattern",
+    help="Names of images, as 'r{row}-c{column}.png' or '{section}/{tile}_{channel}.tif'.",
+)
+@click.option(
+    "--overlap", default="0.1", show_default=True, help="Nominal, a fraction of a tile, or YxX."
+)
+@click.option("--pixel-um", help="Size of a pixel, or YxX [default: what the files tell].")
+@click.option("--grid", help="Rows x columns, for {tile}.")
+@click.option(
+    "--order",
+    default="rows",
+    show_default=True,
+    help="For {tile}: rows, columns, serpentine rows, serpentine columns.",
+)
+@section_step
+@click.option("--plane-step-um", type=length, help="Distance of optical planes, for {plane}.")
+@orientation
+@data_root
+@as_json
+def convert_tiles_command(
+    source: str, sample: str, data_root: str | None, as_json: bool, **options: Any
+) -> int:
+    """A folder of images, OME-TIFF or CZI (extra: czi) to raw/NAME.zarr."""
+    from imaxt_nb.readers.tiles import convert_tiles
+
+    options["orientation"] = parse_orientation(options["orientation"])
+    options["overlap"] = parse_pair(options["overlap"], "overlap")
+    for key, kind in {"pixel_um": float, "grid": int}.items():
+        if options[key] is not None:
+            options[key] = parse_pair(options[key], key.replace("_", " "), kind)
+    given = {k: v for k, v in options.items() if v is not None}
+    with _new_or_old(sample, load_settings(data_root=data_root).data_root) as store:
+        summary = convert_tiles(source, store, **given)
     return _show(summary, as_json)
