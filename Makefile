@@ -60,7 +60,7 @@ notebook: $(READY)
 # After a change of the dependencies in pyproject.toml.
 lock:
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header \
-	  --extra dev --extra docs --extra napari pyproject.toml -o requirements.lock
+	  --extra dev --extra docs --extra napari --extra czi pyproject.toml -o requirements.lock
 
 clean:
 	rm -rf .venv docs/_build demo
