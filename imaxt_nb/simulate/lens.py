@@ -114,7 +114,7 @@ def _at(row: float, column: float, t: Any) -> tuple[float, float]:
 
 
 def _displace(row: NDArray, column: NDArray, t: NDArray) -> tuple[NDArray, NDArray]:
-    return np.vectorize(lambda r, c: _at(r, c, t), otypes=[float, float])(row, column)
+    return _at.py_func(row, column, t)
 
 
 @numba.njit(nogil=True, cache=True)

@@ -131,9 +131,11 @@ def read_truth(out: str | os.PathLike[str]) -> Truth:
     lens: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in params["lens"].items()
     }
-    tables = [pd.read_parquet(folder / f"{n}.parquet") for n in ("tiles", "sections", "beads")]
+    tiles, sections, beads = (
+        pd.read_parquet(folder / f"{n}.parquet") for n in ("tiles", "sections", "beads")
+    )
     flat, dark = (np.load(folder / f"{n}.npy") for n in ("flat", "dark"))
-    return Truth(*tables, flat, dark, Lens(**lens), params)
+    return Truth(tiles, sections, beads, flat, dark, Lens(**lens), params)
 
 # %% ../../nbs/03_simulate/18_stpt.ipynb #60c2c5bd
 def simulate_stpt(
