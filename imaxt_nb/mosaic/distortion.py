@@ -16,20 +16,21 @@ from ..core.errors import BadInput, unknown_name
 from ..sample.places import read_json, save_json
 
 # %% auto #0
-__all__ = ['Floats', 'TERMS', 'FORMS', 'SCHEMA_VERSION', 'monomials', 'Distortion', 'cubic', 'no_distortion', 'published',
+__all__ = ['Floats', 'TERMS', 'FORMS', 'SCHEMA_VERSION', 'monomials', 'Distortion', 'polynomial', 'no_distortion', 'published',
            'to_json', 'from_json', 'read_distortion', 'write_distortion']
 
 # %% ../../nbs/05_mosaic/14_distortion.ipynb #1ba9cf58
 Floats = NDArray[np.float64]
-TERMS = ("u2", "uv", "v2", "u3", "u2v", "uv2", "v3")
-FORMS = {"cubic": len(TERMS), "signed": 4}  # coefficients of each component
+TERMS = ("u2", "uv", "v2", "u3", "u2v", "uv2", "v3", "u3v", "u2v2", "uv3")
+FORMS = {"polynomial": len(TERMS), "signed": 4}  # coefficients of each component
 SCHEMA_VERSION = 1
 
 
 def monomials(u: ArrayLike, v: ArrayLike) -> Floats:
-    """The seven terms of `TERMS`, (7, ...), at places in units of the scale, from the centre."""
+    """The `TERMS`, (10, ...), at places in units of the scale, from the centre."""
     u, v = np.asarray(u, np.float64), np.asarray(v, np.float64)
-    return np.stack([u * u, u * v, v * v, u**3, u * u * v, u * v * v, v**3])
+    uu, uv, vv = u * u, u * v, v * v
+    return np.stack([uu, uv, vv, uu * u, uu * v, u * vv, vv * v, uu * uv, uv * uv, uv * vv])
 
 
 def _signed(u: Floats, v: Floats, a: Floats) -> Floats:
@@ -54,7 +55,7 @@ class Distortion:
     centre: tuple[float, float]
     scale: float
     tile_shape: tuple[int, int]
-    form: str = "cubic"
+    form: str = "polynomial"
     residuals: Mapping[str, Any] = field(default_factory=dict)
     origin: Mapping[str, Any] = field(default_factory=dict)
 
@@ -123,18 +124,22 @@ def _check(d: Distortion) -> None:
         raise BadInput("no centre", field="centre", found=d.centre, expected="row, column in px")
 
 
-def cubic(coefficients: ArrayLike, tile_shape: tuple[int, int], **more: Any) -> Distortion:
-    """A `cubic` distortion about the middle of the tile; the scale is half its longer side."""
+def polynomial(coefficients: ArrayLike, tile_shape: tuple[int, int], **more: Any) -> Distortion:
+    """A `polynomial` about the middle of the tile; the scale is half its longer side.
+
+    coefficients : (2, n) px of the first n `TERMS`; the others are 0.
+    """
+    given = np.asarray(coefficients, np.float64)
+    full = np.zeros((2, len(TERMS)))
+    full[:, : given.shape[1]] = given
     rows, columns = tile_shape
     middle = ((rows - 1) / 2, (columns - 1) / 2)
-    return Distortion(
-        np.asarray(coefficients, np.float64), middle, max(rows, columns) / 2, tile_shape, **more
-    )
+    return Distortion(full, middle, max(rows, columns) / 2, tile_shape, **more)
 
 
 def no_distortion(tile_shape: tuple[int, int]) -> Distortion:
     """Zero everywhere."""
-    return cubic(np.zeros((2, len(TERMS))), tile_shape)
+    return polynomial(np.zeros((2, len(TERMS))), tile_shape)
 
 
 def published(
@@ -150,7 +155,7 @@ def to_json(d: Distortion) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "form": d.form,
-        "terms": list(TERMS) if d.form == "cubic" else None,
+        "terms": list(TERMS) if d.form == "polynomial" else None,
         "meaning": "raw = ideal + displacement(ideal), px; no constant and linear terms",
         "coefficients": {
             "row": [float(x) for x in d.coefficients[0]],
@@ -168,12 +173,16 @@ def from_json(value: Any, file: str | None = None) -> Distortion:
     """The model in `distortion.json`; `BadInput` names the field that is wrong."""
     try:
         d = value["coefficients"]
+        form = str(value.get("form", "polynomial"))
+        coefficients = np.array([d["row"], d["column"]], np.float64)
+        if form == "polynomial":
+            coefficients = _by_name(coefficients, value.get("terms") or TERMS)
         return Distortion(
-            np.array([d["row"], d["column"]], np.float64),
+            coefficients,
             (float(value["centre"][0]), float(value["centre"][1])),
             float(value["scale"]),
             (int(value["tile_shape"][0]), int(value["tile_shape"][1])),
-            str(value.get("form", "cubic")),
+            form,
             dict(value.get("residuals") or {}),
             dict(value.get("origin") or {}),
         )
@@ -183,6 +192,16 @@ def from_json(value: Any, file: str | None = None) -> Distortion:
         ) from None
     except (KeyError, IndexError, TypeError, ValueError) as e:
         raise BadInput("not a distortion", file=file, found=f"{type(e).__name__}: {e}") from e
+
+
+def _by_name(coefficients: Floats, names: Sequence[str]) -> Floats:
+    """Coefficients in the order of `TERMS`; those that a file doesn't have are 0."""
+    full = np.zeros((2, len(TERMS)))
+    for i, name in enumerate(names):
+        if name not in TERMS:
+            raise unknown_name("term of the distortion", name, TERMS)
+        full[:, TERMS.index(name)] = coefficients[:, i]
+    return full
 
 
 def read_distortion(place: str) -> Distortion:

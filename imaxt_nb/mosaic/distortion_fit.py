@@ -16,13 +16,14 @@ from scipy import ndimage as ndi
 
 from ..core.errors import BadInput
 from ..core.progress import track
-from .distortion import TERMS, Distortion, cubic, monomials, no_distortion
+from .distortion import TERMS, Distortion, monomials, no_distortion, polynomial
 from .gather import Box, gather
 from .patches import Margins, Plane, band, common_box, patch_boxes, refine, search
 
 # %% auto #0
-__all__ = ['Matrix', 'Read', 'N', 'STEP', 'Pair', 'measure_patches', 'Solution', 'solve_patches', 'Normal', 'normal_equations',
-           'solve_intensities', 'shrink_to_radial', 'DistortionFit', 'predicted_error', 'fit_distortion']
+__all__ = ['Matrix', 'Read', 'N', 'STEP', 'ASKED', 'Pair', 'measure_patches', 'Solution', 'solve_patches', 'Normal',
+           'normal_equations', 'solve_intensities', 'shrink_to_radial', 'DistortionFit', 'predicted_error',
+           'fit_distortion']
 
 # %% ../../nbs/05_mosaic/15_distortion_fit.ipynb #0a518ec1
 Matrix = NDArray[np.float64]
@@ -103,7 +104,7 @@ class Solution:
 
 
 def _difference(model: Distortion, q: Matrix, t: Matrix) -> Matrix:
-    """Terms at q minus terms at q - t, (n, 7)."""
+    """Terms at q minus terms at q - t, (n, terms)."""
     s, (r, c) = model.scale, model.centre
     at = monomials((q[:, 0] - r) / s, (q[:, 1] - c) / s)
     other = monomials((q[:, 0] - t[:, 0] - r) / s, (q[:, 1] - t[:, 1] - c) / s)
@@ -169,7 +170,7 @@ def _normal(
 ) -> Normal | None:
     wide = 2 * int(12 * fine) + 1
     a, b = band(here, fine, wide), band(there, fine, wide)
-    ga, gb = np.stack(np.gradient(a))[:, use], np.stack(np.gradient(b))[:, use]
+    ga, gb = np.asarray(np.gradient(a))[:, use], np.asarray(np.gradient(b))[:, use]
     a, b = a[use] - a[use].mean(), b[use] - b[use].mean()
     if not (a @ a > 0 and b @ b > 0) or (a @ b) / np.sqrt((a @ a) * (b @ b)) < 0.3:
         return None
@@ -222,43 +223,51 @@ def _chi2(e: Normal, x: Matrix) -> float:
     return float(shift @ np.linalg.solve(c, shift))
 
 # %% ../../nbs/05_mosaic/15_distortion_fit.ipynb #062f37ee
-_QUADRATIC = np.eye(N)[[0, 1, 2, 7, 8, 9]]
-_CUBIC = np.zeros((6, N))
-_CUBIC[0, [3, 5]], _CUBIC[1, 4], _CUBIC[2, 6] = (1, -1), 1, 1  # rows: u³ as uv²; no u²v, no v³
-_CUBIC[3, [13, 11]], _CUBIC[4, 12], _CUBIC[5, 10] = (
-    (1, -1),
-    1,
-    1,
-)  # columns: v³ as u²v; no uv², no u³
+ASKED = 10.0  # about 4.5 standard errors: errors are never quite those of the model
 
 
-def shrink_to_radial(x: Matrix, covariance: Matrix) -> tuple[Matrix, Matrix, list[float]]:
-    """Unknowns (the coefficients first) under a prior on deviations from a radial distortion.
+def _deviations() -> Matrix:
+    """What is 0 if the distortion is radial with two magnifications, (18, 20): rows of coefficients."""
+    one = np.eye(N).reshape(2, len(TERMS), N)
+    at = {name: one[:, i] for i, name in enumerate(TERMS)}
+    rows = [*at["u2"], *at["uv"], *at["v2"], *at["u3v"], *at["u2v2"], *at["uv3"]]
+    rows += [at["u3"][0] - at["uv2"][0], at["u2v"][0], at["v3"][0]]
+    rows += [at["v3"][1] - at["u2v"][1], at["uv2"][1], at["u3"][1]]
+    return np.stack(rows)
 
-    The widths (px) of the prior, of quadratic and cubic deviations, are those of the greatest evidence.
+
+def shrink_to_radial(x: Matrix, covariance: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+    """Unknowns (the coefficients first) under a prior on each deviation from a radial distortion.
+
+    The widths (18,) px of the prior are those of the greatest evidence, found one after the other in some rounds
+    (automatic relevance determination: MacKay 1992). A deviation is let in when it gains `ASKED` in the logarithm of the evidence.
     """
-    widths = []
-    for part in (_QUADRATIC, _CUBIC):
-        a = np.zeros((len(part), len(x)))
-        a[:, :N] = part
-        d, c = a @ x, a @ covariance @ a.T
-        grid = np.geomspace(1e-3, 100, 41)
-        s = max(grid, key=lambda s, d=d, c=c: _evidence(d, c + s * s * np.eye(len(d))))  # type: ignore[misc]
-        k = covariance @ a.T @ np.linalg.inv(c + s * s * np.eye(len(d)))
-        x, covariance = x - k @ d, covariance - k @ a @ covariance
-        widths.append(float(s))
-    return x, covariance, widths
+    a = np.zeros((18, len(x)))
+    a[:, :N] = _deviations()
+    d, c = a @ x, a @ covariance @ a.T
+    grid = np.geomspace(1e-3, 100, 31)
+    widths = np.full(len(d), min(grid, key=lambda s: -_evidence(d, c, np.full(len(d), s))))
+    for _ in range(5):
+        for i in range(len(d)):
+            tried = np.repeat(widths[None], len(grid), axis=0)
+            tried[:, i] = grid
+            scores = np.array([_evidence(d, c, w) for w in tried])
+            scores[1:] -= ASKED
+            widths = tried[np.argmax(scores)]
+    k = covariance @ a.T @ np.linalg.inv(c + np.diag(widths**2))
+    return x - k @ d, covariance - k @ a @ covariance, widths
 
 
-def _evidence(d: Matrix, c: Matrix) -> float:
-    return -0.5 * float(d @ np.linalg.solve(c, d) + np.linalg.slogdet(c)[1])
+def _evidence(d: Matrix, c: Matrix, widths: Matrix) -> float:
+    total = c + np.diag(widths**2)
+    return -0.5 * float(d @ np.linalg.solve(total, d) + np.linalg.slogdet(total)[1])
 
 # %% ../../nbs/05_mosaic/15_distortion_fit.ipynb #e61d6fa4
 @dataclass(frozen=True)
 class DistortionFit:
     """A fitted distortion and how well it is known.
 
-    covariance : (14, 14) px² of the coefficients; offsets : (row, column) px of each pair that could be used;
+    covariance : (20, 20) px² of the coefficients; offsets : (row, column) px of each pair that could be used;
     patches : rows as of `measure_patches` before correction; residuals : (n, 2) px what the model leaves of them.
     """
 
@@ -316,8 +325,11 @@ def fit_distortion(
         used, index = np.unique(pair, return_inverse=True)
         found = solve_patches(patches, index, len(used), model)
         first = first or (patches, pair)
-        model = cubic(model.coefficients + found.x[:N].reshape(2, -1), tile_shape)
-        offsets = {int(i): c for i, c in zip(used, found.x[N:].reshape(-1, 2), strict=True)}
+        x = found.x.copy()
+        x[:N] += model.coefficients.ravel()
+        x, _, _ = shrink_to_radial(x, found.covariance)
+        model = polynomial(x[:N].reshape(2, -1), tile_shape)
+        offsets = {int(i): c for i, c in zip(used, x[N:].reshape(-1, 2), strict=True)}
     model, covariance, offsets, fit = _polish(
         read, pairs, offsets, model, side_px, margins, workers
     )
@@ -376,7 +388,7 @@ def _polish(
         x[:N] += model.coefficients.ravel()
         x, covariance, widths = shrink_to_radial(x, solution.covariance)
         step = float(np.abs(x[:N] - model.coefficients.ravel()).max())
-        model = cubic(x[:N].reshape(2, -1), model.tile_shape)
+        model = polynomial(x[:N].reshape(2, -1), model.tile_shape)
         offsets = {i: offsets[i] + x[N + 2 * k : N + 2 * k + 2] for k, i in enumerate(used)}
         if turn and step < 0.005:
             break
@@ -412,8 +424,10 @@ def _report(
         "median_before_px": round(float(np.median(np.hypot(*before.T))), 4),
         "median_after_px": round(float(np.median(np.hypot(*left.T))), 4),
         "predicted_error_px": round(float(predicted_error(covariance).max()), 4),
-        "prior_widths_px": [round(w, 4) for w in figures["widths"]],
+        "prior_widths_px": figures["widths"].round(4).tolist(),
         "standard_errors_px": np.sqrt(np.diag(covariance)).round(4).reshape(2, -1).tolist(),
     }  # fmt: skip
-    made = Distortion(model.coefficients, model.centre, model.scale, model.tile_shape, "cubic", own)
+    made = Distortion(
+        model.coefficients, model.centre, model.scale, model.tile_shape, "polynomial", own
+    )
     return DistortionFit(made, covariance, offsets, patches, pair, left)
