@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import BadInput, ImaxtError
 from ..core.files import digest_path
-from .stage_grid import ranks
+from .stage_grid import full_grid, ranks
 from .tile_conversion import ImageRef, SectionPlan, TilePlan
 from ..sample.channels import Channel
 from ..sample.tiles import TileHeader
@@ -144,12 +144,16 @@ def _section(
 
 
 def _survey(file: Path, notes: list[str]) -> tuple[Any, str, list[tuple[int, Any, dict[str, int]]]]:
-    czi = open_czi(file)
-    with czi:
-        text = czi.metadata() or "<none/>"
-        order = {id(e): k for k, e in enumerate(czi.subblock_directory)}
-        tiles = full_resolution(czi.subblock_directory, notes)
-    return ElementTree.fromstring(text), text, [(order[id(e)], e, at) for e, at in tiles]
+    """The metadata as XML and as text, and the tiles with their numbers in the directory."""
+    with open_czi(file) as czi:
+        try:
+            text = czi.metadata() or "<none/>"
+            xml = ElementTree.fromstring(text)
+            order = {id(e): k for k, e in enumerate(czi.subblock_directory)}
+            tiles = full_resolution(czi.subblock_directory, notes)
+        except Exception as e:  # a file that was cut off
+            raise BadInput("a damaged CZI", file=file, found=f"{type(e).__name__}: {e}") from e
+    return xml, text, [(order[id(e)], e, at) for e, at in tiles]
 
 # %% ../../nbs/02_readers/19_czi_tiles.ipynb #3edae8f9
 def plan_czi(
@@ -210,6 +214,7 @@ def plan_czi(
         pixel_um=um,
         tile_shape=(int(size[0]), int(size[1])),
         dtype=np.dtype(kind[-2:]).newbyteorder("="),
+        grid=full_grid([s.table for s in sections]),
         n_planes=max(planes) - min(planes) + 1,
         plane_step_um=_scaling(found[0][1]).get("Z", 0.0) if len(set(planes)) > 1 else 0.0,
         section_step_um=section_step_um,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import BadInput
 from ..core.files import digest_path
-from .stage_grid import grid_of
+from .stage_grid import full_grid, grid_of
 from .tile_conversion import ImageRef, SectionPlan, TilePlan
 from ..sample.channels import Channel
 from ..sample.tiles import TileHeader
@@ -228,7 +228,7 @@ def plan_ome(
         pixel_um=um,
         tile_shape=first[0],
         dtype=first[1].newbyteorder("="),
-        grid=_grid(sections),
+        grid=full_grid([s.table for s in sections]),
         n_planes=planes,
         plane_step_um=(widest.plane_um or 0.0) if planes > 1 else 0.0,
         section_step_um=section_step_um,
@@ -239,12 +239,3 @@ def plan_ome(
     return TilePlan(
         root, header, sections, _load, {f.name: digest_path(f) for f in files if f.name in texts}
     )
-
-
-def _grid(sections: list[SectionPlan]) -> tuple[int, int] | None:
-    """Rows and columns if all sections are full grids of one shape."""
-    shapes = {
-        (int(s.table.row.max()) + 1, int(s.table.column.max()) + 1, len(s.table)) for s in sections
-    }
-    rows, columns, n = next(iter(shapes))
-    return (rows, columns) if len(shapes) == 1 and rows * columns == n else None

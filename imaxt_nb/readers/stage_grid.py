@@ -5,11 +5,14 @@
 # %% ../../nbs/02_readers/14_stage_grid.ipynb #2ab87a9e
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 # %% auto #0
-__all__ = ['known_tiles', 'ranks', 'grid_of', 'orders', 'order_of', 'extrapolate']
+__all__ = ['known_tiles', 'ranks', 'grid_of', 'full_grid', 'orders', 'order_of', 'extrapolate']
 
 # %% ../../nbs/02_readers/14_stage_grid.ipynb #8d6b5e6b
 def known_tiles(stage_um: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -59,6 +62,16 @@ def grid_of(
     out = np.full((len(stage_um), 2), -1)
     out[known] = pair
     return out
+
+# %% ../../nbs/02_readers/14_stage_grid.ipynb #b4adef0a
+def full_grid(tables: Sequence[pd.DataFrame]) -> tuple[int, int] | None:
+    """Rows and columns if the tiles of all tables fill grids of one shape, else None."""
+    shapes = {(int(t.row.max()) + 1, int(t.column.max()) + 1) for t in tables}
+    rows, columns = next(iter(shapes))
+    full = all(
+        len(t[["row", "column"]].drop_duplicates()) == rows * columns == len(t) for t in tables
+    )
+    return (rows, columns) if full and len(shapes) == 1 else None
 
 # %% ../../nbs/02_readers/14_stage_grid.ipynb #a04f70d8
 def orders(rows: int, columns: int) -> dict[str, NDArray[np.int_]]:

@@ -102,6 +102,10 @@ class NominalGrid:
             raise BadInput(
                 "no overlap of tiles", field="overlap", found=self.overlap, expected="0 to 0.95"
             )
+        if not all(0 < um < 1e4 for um in self.pixel_um):
+            raise BadInput(
+                "no size of a pixel", field="pixel_um", found=self.pixel_um, expected="um"
+            )
         known = orders(1, 1)
         if self.order not in known:
             raise BadInput(
