@@ -153,7 +153,7 @@ def test_missing_images_have_no_confidence_and_too_many_are_refused(places: Path
         render_sample(
             sample, raw, tiles, whole, RenderParameters(max_bad_percent=10), "k2", heard.append
         )
-    with pytest.raises(BadInput, match="no tile has a position|too many"):
+    with pytest.raises(BadInput, match="too many tile images"):
         render_sample(
             sample, raw, tiles.assign(x_um=np.nan), whole, RenderParameters(), "k3", heard.append
         )
