@@ -158,7 +158,7 @@ def _rich_pairs(
     return [tried[i] for i in sorted(np.argsort(score)[::-1][: p.max_pairs])]
 
 
-def _orientation(tiles: _Tiles, channel: int, reach: int, seed: int) -> Any:
+def _orientation(tiles: _Tiles, channel: int, reach: int, margins: Margins, seed: int) -> Any:
     """As recorded, else as the overlaps say."""
     if tiles.raw.orientation is not None:
         return tiles.raw.orientation
@@ -166,14 +166,14 @@ def _orientation(tiles: _Tiles, channel: int, reach: int, seed: int) -> Any:
     def some(orientation: Any) -> list[Pair]:
         pairs = tiles.pairs(orientation)
         draw = rng(seed, "calibrate", "orientation").choice(
-            len(pairs), min(len(pairs), 12), replace=False
+            len(pairs), min(len(pairs), 24), replace=False
         )
         return [pairs[i] for i in sorted(draw)]
 
     def read(key: Hashable) -> Floats:
         return _clean(tiles.read(key, channel))  # type: ignore[arg-type]
 
-    return find_axes(some, read, tiles.raw.tile_shape, reach)[0]
+    return find_axes(some, read, tiles.raw.tile_shape, reach, margins)[0]
 
 
 def _clean(image: NDArray[Any], dark: float = 0.0) -> Floats:
@@ -333,7 +333,7 @@ def _overlaps(
         report.calibration.check(tiles.n_channels, shape, p.distortion)
     try:
         channel = _structured(tiles, live)
-        axes = _orientation(tiles, channel, reach, p.seed)
+        axes = _orientation(tiles, channel, reach, margins, p.seed)
         report.figures |= {
             "orientation": np.asarray(axes).tolist(),
             "channel_of_overlaps": report.channels[channel],

@@ -21,7 +21,7 @@ from .gather import Box, gather
 from .patches import Margins, Plane, band, common_box, patch_boxes, refine, search
 
 # %% auto #0
-__all__ = ['Matrix', 'Read', 'N', 'STEP', 'ASKED', 'Pair', 'measure_patches', 'Solution', 'solve_patches', 'Normal',
+__all__ = ['Matrix', 'Read', 'N', 'STEP', 'CENTRE', 'ASKED', 'Pair', 'measure_patches', 'Solution', 'solve_patches', 'Normal',
            'normal_equations', 'solve_intensities', 'shrink_to_radial', 'DistortionFit', 'predicted_error',
            'fit_distortion']
 
@@ -223,6 +223,7 @@ def _chi2(e: Normal, x: Matrix) -> float:
     return float(shift @ np.linalg.solve(c, shift))
 
 # %% ../../nbs/05_mosaic/15_distortion_fit.ipynb #062f37ee
+CENTRE = 0.1  # of the scale: how far the centre of a distortion is from the middle of the tile
 ASKED = 10.0  # about 4.5 standard errors: errors are never quite those of the model
 
 
@@ -236,15 +237,25 @@ def _deviations() -> Matrix:
     return np.stack(rows)
 
 
+def _by_centre(x: Matrix) -> Matrix:
+    """How the deviations change when the centre of the distortion moves by one scale down or to the right, (18, 2)."""
+    q = np.zeros((N, 2))
+    for half in (0, len(TERMS)):
+        u3, u2v, uv2, v3 = x[half + 3 : half + 7]
+        q[half : half + 3] = [[3 * u3, u2v], [2 * u2v, 2 * uv2], [uv2, 3 * v3]]
+    return _deviations() @ q
+
+
 def shrink_to_radial(x: Matrix, covariance: Matrix) -> tuple[Matrix, Matrix, Matrix]:
-    """Unknowns (the coefficients first) under a prior on each deviation from a radial distortion.
+    """Unknowns (the coefficients first) under a prior on each deviation from a radial distortion about any centre.
 
     The widths (18,) px of the prior are those of the greatest evidence, found one after the other in some rounds
     (automatic relevance determination: MacKay 1992). A deviation is let in when it gains `ASKED` in the logarithm of the evidence.
     """
     a = np.zeros((18, len(x)))
     a[:, :N] = _deviations()
-    d, c = a @ x, a @ covariance @ a.T
+    centre = _by_centre(x)
+    d, c = a @ x, a @ covariance @ a.T + CENTRE**2 * centre @ centre.T
     grid = np.geomspace(1e-3, 100, 31)
     widths = np.full(len(d), min(grid, key=lambda s: -_evidence(d, c, np.full(len(d), s))))
     for _ in range(5):
@@ -254,8 +265,18 @@ def shrink_to_radial(x: Matrix, covariance: Matrix) -> tuple[Matrix, Matrix, Mat
             scores = np.array([_evidence(d, c, w) for w in tried])
             scores[1:] -= ASKED
             widths = tried[np.argmax(scores)]
-    k = covariance @ a.T @ np.linalg.inv(c + np.diag(widths**2))
-    return x - k @ d, covariance - k @ a @ covariance, widths
+    k, told = (
+        covariance @ a.T @ np.linalg.inv(c + np.diag(w**2)) for w in (widths, _doubted(x, widths))
+    )
+    return x - k @ d, covariance - told @ a @ covariance, widths
+
+
+def _doubted(x: Matrix, widths: Matrix) -> Matrix:
+    """Widths for the errors: a pure cube that follows the mixed term of its component may be off by a quarter of it."""
+    wide = widths.copy()
+    for i, mixed in ((12, TERMS.index("uv2")), (15, len(TERMS) + TERMS.index("u2v"))):
+        wide[i] = max(wide[i], 0.25 * abs(x[mixed]))
+    return wide
 
 
 def _evidence(d: Matrix, c: Matrix, widths: Matrix) -> float:

@@ -64,16 +64,19 @@ def find_axes(
     Raises `BadInput` where no orientation stands out: it must then be given.
     """
     lattice = no_distortion(shape).lattice(shape)
-    shares = []
+    agreeing, shares = [], []
     for orientation in ORIENTATIONS:
         pairs = pairs_for(orientation)
         good = 0
         for p in pairs:
-            n = measure_patches(read(p.a), read(p.b), p.offset, reach_px, lattice, 128, margins)
-            good += len(n) >= 2
+            t = measure_patches(read(p.a), read(p.b), p.offset, reach_px, lattice, 128, margins)[
+                :, 2:4
+            ]
+            good += len(t) >= 2 and np.abs(t - np.median(t, axis=0)).max(axis=1).mean() < 4
+        agreeing.append(good)
         shares.append(good / max(len(pairs), 1))
-    best = int(np.argmax(shares))
-    if shares[best] < 0.15 or sorted(shares)[-2] > 0.5 * shares[best]:
+    best, second = int(np.argmax(shares)), sorted(agreeing)[-2]
+    if agreeing[best] < 2 or agreeing[best] - second < max(2, np.sqrt(agreeing[best])):
         raise BadInput(
             "the overlaps don't tell how the axes of the stage lie in the image",
             field="orientation",
