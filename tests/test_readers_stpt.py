@@ -92,7 +92,7 @@ def test_the_command_and_its_table(
     root = write_tissuecyte(tmp_path / "TT1", planned=9)
     tile_path(root, 2, 3, 0, 1).unlink()
     command = ["convert", "stpt", str(root), "--sample", "TT1"]
-    assert invoke([*command, "--orientation=-y+x"]) == 0
+    assert invoke([*command, "--orientation=-y,x"]) == 0
     text = capsys.readouterr().out
     assert "9 sections are planned, 2 are there" in text
     header, first, second = text.splitlines()[-3:]
@@ -101,7 +101,7 @@ def test_the_command_and_its_table(
     assert second.split()[:2] == ["2", "partial"] and "no file: channel ch2, tiles 3" in second
     raw = opened(Sample.open("TT1", str(site / "data")))
     assert raw.orientation is not None and raw.orientation.tolist() == [[0, -1], [1, 0]]
-    assert invoke([*command, "--orientation=-y+x"]) == 0
+    assert invoke([*command, "--orientation=-y,x"]) == 0
     assert "nothing was done" in capsys.readouterr().out
     assert invoke([*command, "--orientation=x"]) == 2
     assert "expected one of" in capsys.readouterr().err

@@ -73,12 +73,12 @@ def convert_imc_command(source: str, sample: str, data_root: str | None, as_json
 
 # %% ../../nbs/13_cli/06_convert.ipynb #848b6624
 def parse_orientation(text: str | None) -> list[list[int]] | None:
-    """`+x+y`, `-y+x`, ...: what the mosaic's x and y are, as a 2 x 2 matrix on (stage x, stage y)."""
+    """`x,y`, `-y,x`, ...: what the mosaic's x and y are, as a 2 x 2 matrix on (stage x, stage y)."""
     if text is None:
         return None
-    match = re.fullmatch(r"([+-])?([xy])([+-])([xy])", text.strip().lower())
+    match = re.fullmatch(r"([+-]?)([xy]),([+-]?)([xy])", text.replace(" ", "").lower())
     if match is None or match[2] == match[4]:
-        raise UsageError(f"orientation {text!r}: expected one of +x+y, -x+y, +y-x, ...")
+        raise UsageError(f"orientation {text!r}: expected one of x,y or -x,y or y,-x ...")
     rows = [(match[1], match[2]), (match[3], match[4])]
     return [[(-1 if sign == "-" else 1) * (axis == a) for a in "xy"] for sign, axis in rows]
 
@@ -86,7 +86,7 @@ def parse_orientation(text: str | None) -> list[list[int]] | None:
 length = click.FloatRange(0, min_open=True)
 orientation = click.option(
     "--orientation",
-    help="Stage axes along the image's x and y, as +x+y or -y+x [default: from the overlaps].",
+    help="Stage axes along the image's x and y, as x,y or -y,x [default: from the overlaps].",
 )
 section_step = click.option("--section-step-um", type=length, help="Distance of sections.")
 
