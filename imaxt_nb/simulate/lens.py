@@ -105,7 +105,7 @@ class Lens:
 
 # %% ../../nbs/03_simulate/14_lens.ipynb #9ca8a419
 @numba.njit(nogil=True, cache=True)
-def _at(row: float, column: float, t: Any) -> tuple[float, float]:
+def _at(row: Any, column: Any, t: Any) -> Any:
     y, x = row - t[0], column - t[1]
     v, u = y / t[2], x / t[2]
     d_row = v * (t[3] * u * u + t[4] * v * v + t[5] * v * v * u) + t[9] * y
@@ -114,7 +114,8 @@ def _at(row: float, column: float, t: Any) -> tuple[float, float]:
 
 
 def _displace(row: NDArray, column: NDArray, t: NDArray) -> tuple[NDArray, NDArray]:
-    return _at.py_func(row, column, t)
+    d_row, d_column = _at.py_func(row, column, t)
+    return d_row, d_column
 
 
 @numba.njit(nogil=True, cache=True)

@@ -168,15 +168,10 @@ def simulate_stpt(
     largest = (20.0 * n / 2080 if distortion_um is None else distortion_um) / a.pixel_um
     optics = optics or OpticalSection()
     depth = a.sections * a.section_step_um + optics.depth_um + a.planes * a.plane_step_um
-    scope = Microscope(
-        acquisition=a,
-        block=Block((*a.size_um, depth), seed=seed, **(block or {})),
-        optics=optics,
-        lens=Lens((n, n), largest, magnification=magnification),
-        detector=detector or Detector(),
-        seed=seed,
-    )
     files = TissueCyte(Path(out), sample, a, keys, compress)
+    lens = Lens((n, n), largest, magnification=magnification)
+    made = Block((*a.size_um, depth), seed=seed, **(block or {}))
+    scope = Microscope(a, made, optics, lens, detector or Detector(), seed)
     tiles = tile_table(a, seed)
     sections = section_table(a, optics.depth_um + optics.thickness_um / 2, seed)
     _write_truth(Path(out) / "truth", scope, tiles, sections)
@@ -199,19 +194,19 @@ def _write_sections(
     scope: Microscope, files: TissueCyte, tiles: pd.DataFrame, sections: pd.DataFrame, workers: int
 ) -> None:
     """All images, a tile at a time on each thread; a section's Mosaic file comes first, as on the instrument."""
-    drift = sections.set_index(["section", "plane"])[["dx_um", "dy_um"]]
+    placed = tiles.merge(sections, on=["section", "plane"])
+    origins = placed[["x_um", "y_um"]].to_numpy() - placed[["dx_um", "dy_um"]].to_numpy()
     for number in range(1, scope.acquisition.sections + 1):
         rows = tiles[(tiles.section == number) & (tiles.plane == 0)]
         write_mosaic(files, number, rows[["stage_x_um", "stage_y_um"]].to_numpy())
 
-    def make(row: Any) -> None:
-        origin = np.array([row.x_um, row.y_um]) - drift.loc[(row.section, row.plane)].to_numpy()
+    def make(row: Any, origin: NDArray) -> None:
         images = scope.images(row.section, row.plane, row.tile, origin)
         for channel, image in enumerate(images):
             write_image(files.image(row.section, row.plane, row.tile, channel), image)
 
     with ThreadPoolExecutor(workers) as pool:
-        done = pool.map(make, tiles.itertuples(index=False))
+        done = pool.map(make, placed.itertuples(index=False), origins)
         for _ in track(done, "tiles", len(tiles)):
             pass
 
