@@ -17,18 +17,18 @@ from ..core.errors import BadInput, UsageError
 from ..core.parameters import Parameters, param
 from ..core.progress import track
 from .calibration import Calibration, load_calibration, save_calibration
-from .distortion import Distortion, read_distortion
+from .distortion import Distortion, no_distortion, read_distortion
 from .distortion_fit import DistortionFit, Pair, fit_distortion, measure_patches
 from .flat import Floats, TileSummary, stack_flat, stretch, summarise
 from .neighbours import find_axes, neighbour_pairs, stage_pixels
 from .overlap_flat import OverlapFlat, overlap_cells, overlap_flat
-from .patches import Margins
+from .patches import Margins, band, common_box
 from .stray import Stray, photon_transfer, stray_light
 from ..sample.places import exists, join
 
 # %% auto #0
 __all__ = ['Warn', 'Image', 'CalibrateParameters', 'CalibrationReport', 'find_distortion', 'calibrate_tiles', 'calibrate_sample',
-           'sample_calibration']
+           'calibration_metrics', 'tile_reader', 'sample_calibration']
 
 # %% ../../nbs/05_mosaic/18_calibrate.ipynb #043a390a
 class CalibrateParameters(Parameters):
@@ -117,11 +117,15 @@ class _Tiles:
     def read(self, image: Image, channel: int) -> NDArray[Any]:
         return np.asarray(self.sections[image[0]].read(image[1], image[2], channel))
 
-    def pairs(self, orientation: Any) -> list[Pair]:
+    def any(self, key: Hashable, channel: int) -> NDArray[Any]:
+        """The image of a key of a pair."""
+        return self.read(key, channel)  # type: ignore[arg-type]
+
+    def pairs(self, orientation: Any, sections: Sequence[int] | None = None) -> list[Pair]:
         """All pairs of neighbours that have the images of all channels."""
         found: list[Pair] = []
         for n, s in self.sections.items():
-            if len(s.table) == 0:
+            if len(s.table) == 0 or (sections is not None and n not in sections):
                 continue
             places = stage_pixels(s.table, self.raw.pixel_um, orientation)
             for z in range(s.present.shape[1]):
@@ -134,8 +138,6 @@ class _Tiles:
 
 def _content(a: NDArray[Any], b: NDArray[Any], pair: Pair) -> float:
     """How much structure above noise both sides of an overlap have."""
-    from imaxt_nb.mosaic.patches import band, common_box
-
     r0, r1, c0, c1 = common_box((a.shape[0], a.shape[1]), np.round(pair.offset))
     d = np.round(pair.offset).astype(int)
     cuts = (a[r0:r1, c0:c1], b[r0 - d[0] : r1 - d[0], c0 - d[1] : c1 - d[1]])
@@ -153,25 +155,31 @@ def _rich_pairs(
     some = draw.choice(len(pairs), min(len(pairs), 4 * p.max_pairs), replace=False)
     tried = [pairs[i] for i in sorted(some)]
     score = [
-        _content(*(tiles.read(k, channel) for k in (q.a, q.b)), q) for q in track(tried, "overlaps")
-    ]  # type: ignore[arg-type]
+        _content(tiles.any(q.a, channel), tiles.any(q.b, channel), q)
+        for q in track(tried, "overlaps")
+    ]
     return [tried[i] for i in sorted(np.argsort(score)[::-1][: p.max_pairs])]
 
 
-def _orientation(tiles: _Tiles, channel: int, reach: int, margins: Margins, seed: int) -> Any:
-    """As recorded, else as the overlaps say."""
+def _orientation(tiles: _Tiles, channel: int, reach: int, margins: Margins, most: int = 24) -> Any:
+    """As recorded, else as the overlaps of the tiles with most structure say, of the section in the middle."""
     if tiles.raw.orientation is not None:
         return tiles.raw.orientation
+    whole = [n for n, s in tiles.sections.items() if s.present[..., channel].any()]
+    middle = whole[len(whole) // 2]
+    present = tiles.sections[middle].present[:, :, channel]
+    keys = [(middle, int(t), int(z)) for t, z in np.argwhere(present)]
+    rich = {
+        k: float(band(_clean(tiles.read(k, channel)), 2, 31).var())
+        for k in track(keys, "structure of tiles")
+    }
 
     def some(orientation: Any) -> list[Pair]:
-        pairs = tiles.pairs(orientation)
-        draw = rng(seed, "calibrate", "orientation").choice(
-            len(pairs), min(len(pairs), 24), replace=False
-        )
-        return [pairs[i] for i in sorted(draw)]
+        pairs = tiles.pairs(orientation, [middle])
+        return sorted(pairs, key=lambda q: -min(rich.get(q.a, 0.0), rich.get(q.b, 0.0)))[:most]  # type: ignore[call-overload]
 
     def read(key: Hashable) -> Floats:
-        return _clean(tiles.read(key, channel))  # type: ignore[arg-type]
+        return _clean(tiles.any(key, channel))
 
     return find_axes(some, read, tiles.raw.tile_shape, reach, margins)[0]
 
@@ -196,8 +204,6 @@ def _offsets(
     read: Any, pairs: Sequence[Pair], d: Distortion | None, shape: Any, reach: int, margins: Margins
 ) -> Any:
     """Offsets of the pairs under a known distortion, where their patches agree."""
-    from imaxt_nb.mosaic.distortion import no_distortion
-
     lattice = (d or no_distortion(shape)).lattice(shape)
     found = {}
     for i, p in enumerate(track(pairs, "overlaps")):
@@ -277,7 +283,8 @@ def _look(
     """Summaries of the chosen tiles of each channel, and a first guess of its pedestal; none for a dark channel."""
     summaries, crude = [], []
     for c, name in enumerate(names):
-        found, few = [], []
+        found: list[TileSummary] = []
+        few: list[NDArray[Any]] = []
         for image in track(tiles.choose(c, p.max_tiles), f"tiles of {name}"):
             tile = tiles.read(image, c)
             few += [tile] if len(few) < 12 else []
@@ -333,7 +340,7 @@ def _overlaps(
         report.calibration.check(tiles.n_channels, shape, p.distortion)
     try:
         channel = _structured(tiles, live)
-        axes = _orientation(tiles, channel, reach, margins, p.seed)
+        axes = _orientation(tiles, channel, reach, margins)
         report.figures |= {
             "orientation": np.asarray(axes).tolist(),
             "channel_of_overlaps": report.channels[channel],
@@ -341,7 +348,7 @@ def _overlaps(
         report.pairs = _rich_pairs(tiles, axes, channel, p)
 
         def read(key: Hashable) -> Floats:
-            return _clean(tiles.read(key, channel), crude[channel])  # type: ignore[arg-type]
+            return _clean(tiles.any(key, channel), crude[channel])
 
         if p.distortion == "measure":
             report.fit = _measured(read, report.pairs, shape, margins, reach, p, warn, workers)
@@ -377,7 +384,6 @@ def _measured(
 
 def _structured(tiles: _Tiles, live: list[int]) -> int:
     """The channel with most structure, of some tiles in the middle of the list."""
-    from imaxt_nb.mosaic.patches import band
 
     def structure(c: int) -> float:
         some = tiles.choose(c, 8)
@@ -393,7 +399,7 @@ def _flats(
     """Pedestal and flat of each channel, into the report."""
     shape = tiles.raw.tile_shape
     dark, flat = (np.full((len(summaries), *shape), v, np.float32) for v in (0, 1))
-    errors = []
+    errors: list[float | None] = []
     for c, (found, first) in enumerate(zip(summaries, crude, strict=True)):
         name = report.channels[c]
         cells = _cells(tiles, c, report, margins) if found else np.zeros((6, 0))
@@ -428,12 +434,19 @@ def _flats(
                     f"channel {name}: the flat's error ({error:.1%}) exceeds its contrast ({contrast:.1%}), it is 1"
                 )
             else:
-                flat[c] = made / used.mean()
+                flat[c] = _filled(made / used.mean(), margins)
             errors.append(round(error, 5) if np.isfinite(error) else None)
     report.figures["flat_errors"] = errors
     report.calibration = replace(
         report.calibration, dark=dark, flat=None if p.flat == "none" else flat
     )
+
+
+def _filled(flat: Floats, margins: Margins) -> Floats:
+    """Margins, where nothing was measured, as the pixels beside them."""
+    top, bottom, left, right = margins
+    inner = flat[top : flat.shape[0] - bottom, left : flat.shape[1] - right]
+    return np.asarray(np.pad(inner, ((top, bottom), (left, right)), mode="edge"), np.float32)
 
 
 def _cells(
@@ -442,7 +455,7 @@ def _cells(
     """The overlaps' cells of a channel."""
     found = [np.zeros((6, 0))]
     for i, offset in track(list(report.offsets.items()), f"overlaps of {report.channels[channel]}"):
-        a, b = (tiles.read(k, channel) for k in (report.pairs[i].a, report.pairs[i].b))  # type: ignore[arg-type]
+        a, b = (tiles.any(k, channel) for k in (report.pairs[i].a, report.pairs[i].b))
         found.append(overlap_cells(a, b, offset, report.calibration.distortion, margins))
     return np.concatenate(found, axis=1)
 
@@ -472,6 +485,29 @@ def calibrate_sample(
     report.calibration = replace(report.calibration, distortion=d, attrs=attrs)
     save_calibration(sample.path("calibration", p.modality), report.calibration)
     return report
+
+
+def calibration_metrics(report: CalibrationReport) -> dict[str, float | int]:
+    """The figures of a calibration for the record of a run."""
+    c, found = report.calibration, {}
+    if report.fit is not None:
+        found["distortion_error_px"] = round(report.fit.predicted_error_px, 4)
+    errors = [e for e in report.figures.get("flat_errors", []) if e is not None]
+    if errors:
+        found["flat_error_percent"] = round(100 * max(errors), 3)
+    if c.distortion is not None:
+        found["distortion_largest_px"] = round(c.distortion.largest_px(), 3)
+    found["overlaps"] = len(report.offsets)
+    found["dropped_percent"] = round(100 * float((c.weight == 0).mean()), 2)
+    return found
+
+
+def tile_reader(raw: Any, report: CalibrationReport) -> Callable[[Hashable], Floats]:
+    """Reads the tiles of the report's pairs, in the channel with most structure."""
+    tiles = _Tiles(raw, 0)
+    name = report.figures.get("channel_of_overlaps", report.channels[0])
+    channel = report.channels.index(name)
+    return lambda key: _clean(tiles.any(key, channel))
 
 
 def sample_calibration(sample: Any, modality: str) -> Calibration | None:

@@ -58,7 +58,8 @@ def _halve(image: Floats) -> Floats:
     h, w = image.shape[-2:]
     pad = [(0, 0)] * (image.ndim - 2) + [(0, h % 2), (0, w % 2)]
     x = np.pad(image, pad, mode="edge") if h % 2 or w % 2 else image
-    return (x[..., ::2, ::2] + x[..., 1::2, ::2] + x[..., ::2, 1::2] + x[..., 1::2, 1::2]) / 4
+    total = x[..., ::2, ::2] + x[..., 1::2, ::2] + x[..., ::2, 1::2] + x[..., 1::2, 1::2]
+    return np.asarray(total / 4, np.float32)
 
 
 def stretch(image: Floats, shape: tuple[int, int], factor: float = 2) -> Floats:
@@ -73,7 +74,7 @@ def stretch(image: Floats, shape: tuple[int, int], factor: float = 2) -> Floats:
     return image
 
 
-def _box(image: Floats, size: int) -> Floats:
+def _box(image: NDArray[Any], size: int) -> Floats:
     return np.asarray(ndi.uniform_filter(image, (0,) * (image.ndim - 2) + (size, size)))
 
 # %% ../../nbs/05_mosaic/10_flat.ipynb #2f2784eb
@@ -155,13 +156,14 @@ def _logs(bins: Floats) -> tuple[Floats, Floats]:
 
 def _by_scale(logs: Floats, use: Floats, window: int) -> tuple[Floats, float]:
     """The sum of the bands that both halves of the tiles agree on, and the variance of its noise."""
-    bands, variance = [], 0.0
+    bands: list[tuple[Floats, Floats]] = []
+    variance = 0.0
     while min(logs.shape[-2:]) > 4:
         share = _halve(use)
-        coarse = _halve(logs * use) / np.maximum(share, 1e-3)
-        detail = (logs - stretch(coarse, logs.shape[-2:])) * (use > 0)
+        coarse = np.asarray(_halve(logs * use) / np.maximum(share, 1e-3), np.float32)
+        detail = (logs - stretch(coarse, (logs.shape[-2], logs.shape[-1]))) * (use > 0)
         halves = [robust_mean(detail[i::2], use[i::2], window) for i in (0, 1)]
-        bands.append(keep_signal(*halves, window))
+        bands.append(keep_signal(halves[0], halves[1], window))
         logs, use = coarse, share * (share > 0.25)
     halves = [robust_mean(logs[i::2], use[i::2], 2 * window) for i in (0, 1)]
     total, noise = keep_signal(
@@ -169,7 +171,7 @@ def _by_scale(logs: Floats, use: Floats, window: int) -> tuple[Floats, float]:
     )
     variance += float(noise.mean())
     for band, noise in bands[::-1]:
-        total = stretch(total, band.shape) + band
+        total = stretch(total, (band.shape[0], band.shape[1])) + band
         variance += float(noise.mean())
     return total, variance
 

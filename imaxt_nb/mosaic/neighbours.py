@@ -74,13 +74,13 @@ def find_axes(
             ]
             good += len(t) >= 2 and np.abs(t - np.median(t, axis=0)).max(axis=1).mean() < 4
         agreeing.append(good)
-        shares.append(good / max(len(pairs), 1))
+        shares.append(float(good) / max(len(pairs), 1))
     best, second = int(np.argmax(shares)), sorted(agreeing)[-2]
     if agreeing[best] < 2 or agreeing[best] - second < max(2, np.sqrt(agreeing[best])):
         raise BadInput(
             "the overlaps don't tell how the axes of the stage lie in the image",
             field="orientation",
-            found=[round(s, 2) for s in shares],
+            found=[round(float(s), 2) for s in shares],
             expected="one share that stands out",
         )
     return ORIENTATIONS[best], shares

@@ -42,7 +42,8 @@ def overlap_cells(
         return np.zeros((6, 0))
     other = (box[0] - int(d[0]), box[1] - int(d[0]), box[2] - int(d[1]), box[3] - int(d[1]))
     lattice = None if distortion is None else distortion.lattice(shape)
-    values, places = [], []
+    values: list[Any] = []
+    places: list[Any] = []
     for tile, cut in ((a, box), (b, other)):
         image, weight = gather(tile, cut, lattice, order=1)
         values.append(bin_mean(np.where(weight > 0.5, image, np.nan), CELL))
@@ -79,8 +80,8 @@ class OverlapFlat:
     def log_flat(self, size: int = 1) -> Floats:
         """The logarithm of the flat (y, x) in bins of `size` px."""
         at = [(size - 1) / 2 + size * np.arange(n // size) for n in self.shape]
-        grid = np.meshgrid(*at, indexing="ij")
-        return np.asarray(terms(*grid, self.shape, self.degree) @ self.coefficients, np.float32)
+        r, c = np.meshgrid(*at, indexing="ij")
+        return np.asarray(terms(r, c, self.shape, self.degree) @ self.coefficients, np.float32)
 
 
 def overlap_flat(
@@ -94,7 +95,7 @@ def overlap_flat(
     if cells.shape[1] < 10 * n_terms:
         return None
     a, b = cells[:2]
-    design = terms(*cells[2:4], shape, degree) - terms(*cells[4:6], shape, degree)
+    design = terms(cells[2], cells[3], shape, degree) - terms(cells[4], cells[5], shape, degree)
     free = pedestal is None
     low = float(min(a.min(), b.min()))
     p = 0.8 * low if pedestal is None else pedestal
