@@ -150,13 +150,17 @@ def main() -> None:
     ask.add_argument("--ashlar", default="", help="a Python that has ASHLAR")
     ask.add_argument("--seed", type=int, default=100)
     ask.add_argument(
+        "--data", type=Path, default=None, help="tiles of the generator, if made before"
+    )
+    ask.add_argument(
         "--out", type=Path, default=None, help="working folder (default: a temporary one)"
     )
     a = ask.parse_args()
     os.environ.setdefault("IMAXT_DASK", "threads:1")
     with tempfile.TemporaryDirectory(dir=a.out) as scratch:
-        data = Path(scratch, "data")
-        generate(data, a.seed)
+        data = a.data or Path(scratch, "data")
+        if not (data / "truth.npz").is_file():
+            generate(data, a.seed)
         theirs = peer(a.ashlar or environment(Path(scratch, "ashlar")), data, Path(scratch))
         plain = ours(data, Path(scratch), 1, False)
         full = ours(data, Path(scratch), 4, True)

@@ -15,6 +15,7 @@ from imaxt_nb.core.compute import get_client
 from imaxt_nb.core.errors import BadInput, ImaxtError
 from imaxt_nb.core.files import digest_path
 from imaxt_nb.sample.images import Image, write_image
+from imaxt_nb.sample.pyramid import halve_mean
 from imaxt_nb.sample.sections import finish_image, sectioned_image, write_section
 
 SCRIPT = """
@@ -178,3 +179,15 @@ def test_what_is_no_volume_is_refused(tmp_path: Path, axes: str, shape: tuple[in
         ),
     ):
         pass
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32", "float64"])
+def test_halving_is_the_rounded_mean(dtype: str) -> None:
+    rng = np.random.default_rng(4)
+    top = 250 if dtype == "uint8" else 32_000
+    block = (rng.random((2, 31, 44)) * top).astype(dtype)
+    even = np.pad(block, ((0, 0), (0, 1), (0, 0)), mode="edge").astype(np.float64)
+    mean = even.reshape(2, 16, 2, 22, 2).mean(axis=(2, 4))
+    wanted = np.rint(mean) if np.dtype(dtype).kind in "iu" else mean
+    np.testing.assert_allclose(halve_mean(block), wanted.astype(dtype), rtol=1e-6)
+    assert (halve_mean(np.full((4, 4), np.iinfo("u2").max, "u2")) == 65535).all()

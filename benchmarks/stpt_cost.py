@@ -1,0 +1,196 @@
+"""Cost of the whole chain, from TissueCyte's TIFFs to cube and pyramid, a tile position (2080 px, 4 channels).
+
+    python benchmarks/stpt_cost.py [--grid 4x4] [--sections 2] [--raw FOLDER] [--out FOLDER]
+    python benchmarks/stpt_cost.py --memory      # peak memory of rendering 2 and 20 sections
+
+Core-seconds are user + system time of the process with all its threads. The yardstick is a plain copy of the same TIFFs
+into the same Zarr codec. Bars: 1.0 core-seconds a tile position (the paper: 100 cores x 8 h for 100 sections of 100 tiles,
+288), 6 times the plain copy, 1 GB for a worker, the same for 2 and for 20 sections.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TILE, CHANNELS = 2080, 4
+
+
+class Clock:
+    """Core-seconds and seconds of named stages."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, float, float]] = []
+
+    def __call__(self, name: str, work: Callable[[], Any]) -> Any:
+        wall, cpu = time.perf_counter(), time.process_time()
+        made = work()
+        self.rows.append((name, time.process_time() - cpu, time.perf_counter() - wall))
+        return made
+
+
+def simulate(out: Path, sections: int, grid: tuple[int, int]) -> None:
+    """TissueCyte files at full size (seed 100)."""
+    from imaxt_nb.simulate.stpt import simulate_stpt
+
+    simulate_stpt(out, sections=sections, grid=grid, channels=CHANNELS, tile_px=TILE, seed=100)
+
+
+def plain_copy(raw: Path, out: Path) -> None:
+    """Every TIFF into a Zarr array of the same codec, chunks and shards, and nothing else."""
+    import tifffile
+    import zarr
+    from zarr.codecs import BloscCodec
+
+    files = sorted(raw.glob("*/*.tif"))
+    array = zarr.create_array(
+        str(out),
+        shape=(len(files), TILE, TILE),
+        chunks=(1, TILE, TILE),
+        dtype="uint16",
+        compressors=BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"),
+        fill_value=0,
+    )
+    for k, file in enumerate(files):
+        array[k] = tifffile.imread(file)
+
+
+def chain(raw: Path, home: Path) -> tuple[Clock, int]:
+    """Convert, calibrate, place, render; the positions that there are."""
+    from imaxt_nb.mosaic.calibrate import CalibrateParameters, calibrate_sample
+    from imaxt_nb.mosaic.calibration import load_calibration
+    from imaxt_nb.mosaic.place import PlaceParameters, place_sample
+    from imaxt_nb.mosaic.render import RenderParameters, render_sample
+    from imaxt_nb.readers.stpt import convert_stpt
+    from imaxt_nb.sample.store import Sample
+    from imaxt_nb.sample.tiles import RawTiles
+
+    clock, sample = Clock(), Sample.create("cost", str(home))
+    clock("convert", lambda: convert_stpt(raw, sample))
+    tiles = RawTiles.open(sample.path("raw", "stpt.zarr"))
+    clock("calibrate", lambda: calibrate_sample(sample, tiles, CalibrateParameters()))
+    calibration = load_calibration(sample.path("calibration", "stpt"))
+    clock(
+        "offsets and placement", lambda: place_sample(sample, tiles, calibration, PlaceParameters())
+    )
+    table = sample.table("tiles")
+    clock(
+        "render, confidence, pyramids",
+        lambda: render_sample(sample, tiles, table, calibration, RenderParameters()),
+    )
+    return clock, len(table)
+
+
+def cost(raw: Path, scratch: Path) -> None:
+    """The table, second of two runs (the first compiles)."""
+    chain(raw, scratch / "first")
+    clock, positions = chain(raw, scratch / "second")
+    clock("plain copy", lambda: plain_copy(raw, scratch / "copy.zarr"))
+    print(
+        f"{positions} tile positions of {CHANNELS} x {TILE} x {TILE}; {platform.machine()}, {os.cpu_count()} cores\n"
+    )
+    print("| stage | core-seconds a tile position | seconds in all |\n|---|---|---|")
+    for name, cpu, wall in clock.rows:
+        print(f"| {name} | {cpu / positions:.3f} | {wall:.1f} |")
+    total = sum(cpu for name, cpu, _ in clock.rows[:-1])
+    copy = clock.rows[-1][1]
+    print(f"| **whole chain** | **{total / positions:.3f}** (bar 1.0) | |")
+    print(f"| over the plain copy | {total / copy:.1f} x (bar 6) | |")
+
+
+def render_many(sections: int, home: Path) -> None:
+    """Render that many sections of 3 x 3 tiles (the same pixels) with one thread; print the peak in MB."""
+    import pandas as pd
+
+    from imaxt_nb.mosaic.calibration import Calibration
+    from imaxt_nb.mosaic.distortion import TERMS, polynomial
+    from imaxt_nb.mosaic.render import RenderParameters, render_sample
+    from imaxt_nb.sample.channels import Channel
+    from imaxt_nb.sample.store import Sample
+    from imaxt_nb.sample.tiles import RawTiles, TileHeader, create_tiles
+
+    sample, shape = Sample.create("memory", str(home)), (TILE, TILE)
+    image = np.random.default_rng(0).poisson(200, shape).astype(np.uint16)
+    header = TileHeader(
+        "stpt",
+        [Channel(f"c{k}") for k in range(CHANNELS)],
+        (0.5, 0.5),
+        shape,
+        image.dtype,
+        section_step_um=15,
+    )
+    at = np.array([(r, c) for r in range(3) for c in range(3)])
+    table = pd.DataFrame(
+        {"tile": range(9), "row": at[:, 0], "column": at[:, 1], "stage_from": "file"}
+    )
+    table[["stage_y_um", "stage_x_um"]] = at * 0.9 * TILE * 0.5
+    place = sample.path("raw", "stpt.zarr")
+    with create_tiles(place, header, "key") as writer:
+        for number in range(1, sections + 1):
+            draft = writer.begin(number, 9)
+            for tile in range(9):
+                draft.put(tile, 0, [image] * CHANNELS)
+            draft.commit(table, z_um=15.0 * number, notes=[], metadata={}, sources={})
+        writer.finish("key", {})
+    tiles = pd.concat([table.assign(section=n + 1, plane=0) for n in range(sections)])
+    tiles = tiles.assign(x_um=tiles["stage_x_um"], y_um=tiles["stage_y_um"], status="registered")
+    cal = np.ones((CHANNELS, *shape), np.float32)
+    whole = Calibration(cal[0], cal * 50, cal, polynomial(np.full((2, len(TERMS)), 1.0), shape))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    render_sample(sample, RawTiles.open(place), tiles, whole, RenderParameters())
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(
+        f"| {sections} sections of 3 x 3 tiles, {CHANNELS} channels | {after:.0f} MB | ({before:.0f} MB before rendering) |"
+    )
+
+
+def main() -> None:
+    """Command line."""
+    ask = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    ask.add_argument("--grid", default="4x4")
+    ask.add_argument("--sections", type=int, default=2)
+    ask.add_argument("--raw", type=Path, help="a TissueCyte folder (default: simulated)")
+    ask.add_argument("--out", type=Path, help="working folder (default: a temporary one)")
+    ask.add_argument("--memory", action="store_true")
+    ask.add_argument("--render", type=int, help=argparse.SUPPRESS)
+    a = ask.parse_args()
+    os.environ.setdefault("IMAXT_DASK", "threads:1" if a.memory or a.render else "threads:2")
+    with tempfile.TemporaryDirectory(dir=a.out) as scratch:
+        if a.render:
+            render_many(a.render, Path(scratch))
+        elif a.memory:
+            print("| peak of a worker (one thread) | | |\n|---|---|---|", flush=True)
+            for n in (2, 20):
+                subprocess.run(
+                    [
+                        sys.executable,
+                        __file__,
+                        "--render",
+                        str(n),
+                        *(["--out", str(a.out)] if a.out else []),
+                    ],
+                    check=True,
+                )
+        else:
+            raw = a.raw or Path(scratch, "raw")
+            if a.raw is None:
+                rows, columns = map(int, a.grid.split("x"))
+                simulate(raw, a.sections, (rows, columns))
+            cost(raw, Path(scratch))
+
+
+if __name__ == "__main__":
+    main()
