@@ -1179,6 +1179,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'imaxt_nb/mosaic/calibrate.py'),
                                            'imaxt_nb.mosaic.calibrate._cells': ( '05_mosaic/calibrate.html#_cells',
                                                                                  'imaxt_nb/mosaic/calibrate.py'),
+                                           'imaxt_nb.mosaic.calibrate._check_engine': ( '05_mosaic/calibrate.html#_check_engine',
+                                                                                        'imaxt_nb/mosaic/calibrate.py'),
                                            'imaxt_nb.mosaic.calibrate._clean': ( '05_mosaic/calibrate.html#_clean',
                                                                                  'imaxt_nb/mosaic/calibrate.py'),
                                            'imaxt_nb.mosaic.calibrate._content': ( '05_mosaic/calibrate.html#_content',
