@@ -56,10 +56,8 @@ class SectionedImage:
         self.n_sections: int = plan["shape"][-3]
         store, count = zarr_store(where), n_levels(tuple(plan["shape"]))
         # Whether a chunk is empty is asked once for a plane (`_put`), which is a third cheaper.
-        dense: Any = {"write_empty_chunks": True}
-        self.levels = [
-            zarr.open_array(store, path=str(k), mode="r+", config=dense) for k in range(count)
-        ]
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            self.levels = [zarr.open_array(store, path=str(k), mode="r+") for k in range(count)]
 
     @property
     def finished(self) -> bool:
