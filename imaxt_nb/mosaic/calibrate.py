@@ -210,17 +210,23 @@ def _offsets(
         t = measure_patches(read(p.a), read(p.b), p.offset, reach, lattice, 128, margins)[:, 2:4]
         if len(t) >= 2:
             middle = np.median(t, axis=0)
-            if np.median(np.abs(t - middle)) < 3:
+            if np.median(np.abs(t - middle)) < (3 if d is not None else reach / 4):
                 found[i] = middle
     return found
 
 # %% ../../nbs/05_mosaic/18_calibrate.ipynb #3ef0f2ee
+def _check_engine(engine: str) -> None:
+    """`UsageError` before hours of work, not after."""
+    import importlib.util
+
+    if engine == "basic" and importlib.util.find_spec("basicpy") is None:
+        raise UsageError("parameter engine: basic needs the package basicpy")
+
+
 def _basic(bins: Floats) -> Floats:
     """The flat (h, w) by BaSiCPy (Peng et al. 2017) from bins (n, h, w), pedestal subtracted."""
-    try:
-        from basicpy import BaSiC
-    except ImportError as e:
-        raise UsageError("parameter engine: basic needs the package basicpy") from e
+    from basicpy import BaSiC
+
     model = BaSiC(get_darkfield=False)
     model.fit(np.nan_to_num(bins))
     found = np.asarray(model.flatfield, np.float32)
@@ -260,6 +266,7 @@ def calibrate_tiles(
     sample: Any, raw: Any, p: CalibrateParameters, warn: Warn = print, workers: int = 2
 ) -> CalibrationReport:
     """Measure the calibration of converted tiles (`RawTiles`); nothing is written. See the text above."""
+    _check_engine(p.engine)
     shape, names = raw.tile_shape, [c.name for c in raw.channels]
     tiles, size = _Tiles(raw, p.seed), max(1, round(max(shape) / 256))
     reach = int(np.ceil(p.max_stage_error_um / min(raw.pixel_um)))

@@ -72,7 +72,9 @@ def find_axes(
             t = measure_patches(read(p.a), read(p.b), p.offset, reach_px, lattice, 128, margins)[
                 :, 2:4
             ]
-            good += len(t) >= 2 and np.abs(t - np.median(t, axis=0)).max(axis=1).mean() < 4
+            good += (
+                len(t) >= 2 and np.abs(t - np.median(t, axis=0)).max(axis=1).mean() < reach_px / 4
+            )
         agreeing.append(good)
         shares.append(float(good) / max(len(pairs), 1))
     best, second = int(np.argmax(shares)), sorted(agreeing)[-2]

@@ -61,7 +61,10 @@ def stray_light(
         excess[end][:m], error[end][:m] = a, e
         smooth = ndi.uniform_filter1d(a, 5, mode="nearest")
         sure, bad = (smooth > np.maximum(tolerance * level, k * e + 1e-12) for k in (4, 1))
-        drops.append(_contiguous(bad, m if most is None else min(m, most)) if sure[:5].any() else 0)
+        drop = (
+            int(1.5 * _contiguous(bad, m)) + 2 if sure[:5].any() else 0
+        )  # a tail goes on below the noise
+        drops.append(min(drop, m if most is None else most))
     return Stray(excess, error, level, drops[0], drops[1])
 
 
