@@ -70,7 +70,7 @@ def chain(raw: Path, home: Path) -> tuple[Clock, int]:
     """Convert, calibrate, place, render; the positions that there are."""
     from imaxt_nb.mosaic.calibrate import CalibrateParameters, calibrate_sample
     from imaxt_nb.mosaic.calibration import load_calibration
-    from imaxt_nb.mosaic.place import PlaceParameters, place_sample
+    from imaxt_nb.mosaic.positions import PlaceParameters, place_sample
     from imaxt_nb.mosaic.render import RenderParameters, render_sample
     from imaxt_nb.readers.stpt import convert_stpt
     from imaxt_nb.sample.store import Sample
