@@ -15,7 +15,8 @@ from ..core.compute import rng as seeded
 from ..core.errors import BadInput
 
 # %% auto #0
-__all__ = ['Orientation', 'ORDERS', 'STAGE_START_UM', 'Acquisition', 'tile_order', 'true_origins', 'tile_table', 'section_table']
+__all__ = ['Orientation', 'ORDERS', 'STAGE_START_UM', 'RANGES', 'Acquisition', 'check', 'tile_order', 'true_origins',
+           'tile_table', 'section_table']
 
 # %% ../../nbs/03_simulate/17_acquisition.ipynb #6ceecbd9
 Orientation = tuple[tuple[int, int], tuple[int, int]]
@@ -46,65 +47,7 @@ class Acquisition:
     orientation: Orientation = ((0, 1), (-1, 0))
 
     def __post_init__(self) -> None:
-        lowest = {
-            "sections": 1,
-            "channels": 1,
-            "planes": 1,
-            "tile_px": 32,
-            "drift_um": 0.0,
-            "overlap": 0.0,
-        }
-        lowest |= {
-            "pixel_um": 1e-3,
-            "section_step_um": 1e-3,
-            "plane_step_um": 1e-3,
-            "stage_scale": 0.9,
-        }
-        highest = {
-            "channels": 4,
-            "overlap": 0.9,
-            "stage_scale": 1.1,
-            "sections": 9999,
-            "tile_px": 65_535,
-        }
-        for name, low in lowest.items():
-            value, high = getattr(self, name), highest.get(name, np.inf)
-            if not low <= value <= high:
-                expected = f"{low:g} to {high:g}" if high < np.inf else f"at least {low:g}"
-                raise BadInput("can't be acquired", field=name, found=value, expected=expected)
-        if min(self.grid) < 1 or max(self.grid) > 999:
-            raise BadInput(
-                "can't be acquired",
-                field="grid",
-                found=self.grid,
-                expected="1 to 999 rows and columns",
-            )
-        if self.stage_error_um is not None and not self.stage_error_um >= 0:
-            raise BadInput(
-                "can't be acquired",
-                field="stage_error_um",
-                found=self.stage_error_um,
-                expected=">= 0",
-            )
-        if self.order not in ORDERS:
-            raise BadInput(
-                "unknown order of tiles",
-                field="order",
-                found=self.order,
-                expected=" or ".join(ORDERS),
-            )
-        m = np.array(self.orientation)
-        if (
-            m.shape != (2, 2)
-            or not np.array_equal(np.abs(m) @ [1, 1], [1, 1])
-            or abs(np.linalg.det(m)) < 0.5
-        ):
-            raise BadInput(
-                "not an orientation",
-                field="orientation",
-                found=self.orientation,
-                expected="a 2 x 2 signed permutation",
-            )
+        check(self)
 
     @property
     def step_um(self) -> float:
@@ -125,6 +68,41 @@ class Acquisition:
             return self.stage_error_um
         return min(6.0, (self.tile_px * self.pixel_um - self.step_um) / 4)
 
+# %% ../../nbs/03_simulate/17_acquisition.ipynb #c7703042
+RANGES = {
+    "sections": (1, 9999),
+    "channels": (1, 4),
+    "planes": (1, 99),
+    "tile_px": (32, 65_535),
+    "overlap": (0, 0.9),
+    "pixel_um": (1e-3, 100),
+    "section_step_um": (1e-3, 1e4),
+    "plane_step_um": (1e-3, 1e4),
+    "stage_error_um": (0, 1e4),
+    "drift_um": (0, 1e4),
+    "stage_scale": (0.9, 1.1),
+    "stage_rotation_deg": (-45, 45),
+}
+
+
+def check(a: Acquisition) -> None:
+    """`BadInput` for what no microscope does."""
+    values = {name: (getattr(a, name), *limits) for name, limits in RANGES.items()}
+    values |= {"grid": (min(a.grid), 1, 999), "grid ": (max(a.grid), 1, 999)}
+    for name, (value, low, high) in values.items():
+        if value is not None and not low <= value <= high:
+            expected = f"{low:g} to {high:g}"
+            raise BadInput("can't be acquired", field=name.strip(), found=value, expected=expected)
+    if a.order not in ORDERS:
+        expected = " or ".join(ORDERS)
+        raise BadInput("unknown order of tiles", field="order", found=a.order, expected=expected)
+    m = np.array(a.orientation)
+    if m.shape != (2, 2) or not np.array_equal(m @ m.T, np.eye(2)) or m.dtype.kind != "i":
+        expected = "a 2 x 2 signed permutation"
+        raise BadInput(
+            "not an orientation", field="orientation", found=a.orientation, expected=expected
+        )
+
 # %% ../../nbs/03_simulate/17_acquisition.ipynb #0f11aa74
 def tile_order(grid: tuple[int, int], order: str) -> NDArray[np.int_]:
     """Row and column (n, 2) of tiles in the order in which they are taken."""
@@ -141,7 +119,7 @@ def _stage_um(xy_um: NDArray, orientation: Orientation) -> NDArray[np.float64]:
         xy_um @ np.array(orientation) + STAGE_START_UM, 1
     )  # M's inverse is its transpose
 
-
+# %% ../../nbs/03_simulate/17_acquisition.ipynb #a503c088
 def true_origins(a: Acquisition, section: int, seed: int) -> NDArray[np.float64]:
     """Where ideal pixel (0, 0) of each tile lies in the section's mosaic: (n, 2) (x, y) um, in the order of tiles."""
     nominal = tile_order(a.grid, a.order)[:, ::-1] * a.step_um

@@ -78,7 +78,7 @@ def sharp_profile(
         np.maximum(top, z_um - half), np.minimum(top + section.thickness_um, z_um + half)
     )
 
-
+# %% ../../nbs/03_simulate/12_bead_profile.ipynb #c344f522
 def _nodes(z_um: float, radius: float, section: OpticalSection) -> tuple[NDArray, NDArray]:
     """Gauss-Legendre nodes r and weights on [0, R], dense to the blur, with breaks where f has kinks.
 
@@ -94,7 +94,7 @@ def _nodes(z_um: float, radius: float, section: OpticalSection) -> tuple[NDArray
     u = ends[:-1, None] + half * (x + 1)
     return (radius - u**2).ravel(), (half * w * 2 * u).ravel()
 
-# %% ../../nbs/03_simulate/12_bead_profile.ipynb #c344f522
+# %% ../../nbs/03_simulate/12_bead_profile.ipynb #07acb351
 @dataclass(frozen=True)
 class RadialProfile:
     """g at rho = 0, step, 2 step, ... um; zero beyond."""
@@ -107,7 +107,7 @@ class RadialProfile:
         """Where it ends."""
         return self.step_um * (len(self.values) - 3)
 
-
+# %% ../../nbs/03_simulate/12_bead_profile.ipynb #aea46572
 def bead_profile(z_um: float, radius_um: float, section: OpticalSection) -> RadialProfile | None:
     """g(rho) of a sphere at block z; None if the layer doesn't touch it."""
     from scipy.special import i0e

@@ -87,7 +87,7 @@ def ellipse(block: Block, x_um: Any, y_um: Any) -> Any:
     ]
     return (1 - np.hypot(*u)) * min(half) if block.tissue else np.full(np.shape(x_um), -1e6)
 
-
+# %% ../../nbs/03_simulate/11_block.ipynb #46bc7eb2
 def outline(block: Block, points_um: NDArray[np.float64]) -> NDArray[np.float64]:
     """Depth inside the tissue (um, about), at points (n, 3); negative outside."""
     inside = ellipse(block, points_um[:, 0], points_um[:, 1])
@@ -164,7 +164,7 @@ def _normal(u: NDArray, limit: float) -> NDArray[np.float64]:
 
     return ndtri(np.clip(u, 0.5e-6, 1 - 0.5e-6)).clip(-limit, limit)
 
-
+# %% ../../nbs/03_simulate/11_block.ipynb #dc28ea89
 def _candidates(block: Block, box: NDArray) -> tuple[NDArray, NDArray]:
     """Points with their marks, and radii, in a box (3, 2)."""
     volume = 4 / 3 * np.pi * (2 * block.bead_radius_um / 1e3) ** 3
@@ -172,7 +172,7 @@ def _candidates(block: Block, box: NDArray) -> tuple[NDArray, NDArray]:
     points = points_in(tuple(box.ravel()), rate, 150.0, block.key("beads"))
     return points, block.bead_radius_um + block.bead_radius_sd_um * _normal(points[:, 3], 2.5)
 
-
+# %% ../../nbs/03_simulate/11_block.ipynb #8a84d79c
 def beads_in(block: Block, box_um: tuple[float, float, float, float, float, float]) -> Beads:
     """The beads whose centres are in the box (x0, x1, y0, y1, z0, z1); in an order that depends on place only."""
     from scipy.spatial import cKDTree
@@ -204,7 +204,7 @@ class Debris:
 
 DEBRIS_REACH = 2.0  # times the mean radius: beyond it there is nothing of a fragment
 
-
+# %% ../../nbs/03_simulate/11_block.ipynb #68a6c3ca
 def debris_in(block: Block, box_um: tuple[float, float, float, float, float, float]) -> Debris:
     """The fragments whose centres are in the box; they keep out of tissue and beads."""
     p = points_in(box_um, block.debris_per_mm3, 200.0, block.key("debris"))
@@ -234,7 +234,7 @@ class Cells:
 
 CELL_REACH_UM = 9.0  # the longest semi-axis
 
-
+# %% ../../nbs/03_simulate/11_block.ipynb #82ce5bfa
 def cells_in(block: Block, box_um: tuple[float, float, float, float, float, float]) -> Cells:
     """The labelled cells whose centres are in the box."""
     p = points_in(box_um, 2.5 * block.cells_per_mm3, 40.0, block.key("cells"))

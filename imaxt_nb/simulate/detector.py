@@ -55,7 +55,7 @@ def flat_field(shape: tuple[int, int], channel: int, loss: float, seed: int) -> 
     flat = np.maximum(flat, 0.05) * fringe
     return (flat / flat.mean()).astype(np.float32)
 
-
+# %% ../../nbs/03_simulate/16_detector.ipynb #4a58eff5
 def stray_light(shape: tuple[int, int], channel: int, photons: float) -> NDArray[np.float32]:
     """Stray photons a pixel (y, x): they fade over the first 70 of 2080 columns and 12 of 2080 rows."""
     rows, columns = (np.arange(n) / n * 2080 for n in shape)

@@ -45,7 +45,7 @@ class NoiseField:
 
 NODE_SD = np.sqrt(151 / 315) ** 3 / np.sqrt(3)  # of the sum over nodes uniform in (-1, 1)
 
-
+# %% ../../nbs/03_simulate/10_fields.ipynb #56f66868
 @numba.njit(nogil=True, cache=True, inline="always")
 def bspline(t: Any) -> Any:
     """The four cubic B-spline weights of the nodes floor(x) - 1 ... floor(x) + 2, t = x - floor(x)."""
@@ -74,7 +74,7 @@ def _at_points(points: Any, spacing: float, key: Any, out: Any) -> None:
                     total += w * (2.0 * unit(mix(hy, base[0] + i - 1)) - 1.0)
         out[n] = total
 
-
+# %% ../../nbs/03_simulate/10_fields.ipynb #fd820f90
 def at_points(field: NoiseField, points_um: NDArray[np.float64]) -> NDArray[np.float64]:
     """The field at points (n, 3), (x, y, z) in um; float64 (n,)."""
     out = np.empty(len(points_um))
@@ -91,7 +91,7 @@ def _collapse(out: Any, x0: int, y0: int, z0: int, weights: Any, key: Any) -> No
             for i in range(out.shape[1]):
                 out[j, i] += weights[k] * (2.0 * unit(mix(hy, np.int64(x0 + i))) - 1.0)
 
-
+# %% ../../nbs/03_simulate/10_fields.ipynb #9444ad9d
 def _depth_weights(z: NDArray, w: NDArray, spacing: float) -> tuple[int, NDArray[np.float64]]:
     """First node along z, and the weight of it and its followers, for depths z with weights w."""
     u = z / spacing
@@ -102,7 +102,7 @@ def _depth_weights(z: NDArray, w: NDArray, spacing: float) -> tuple[int, NDArray
         total[b - 1 - first : b + 3 - first] += weight * np.array(bspline(t))
     return first, total
 
-# %% ../../nbs/03_simulate/10_fields.ipynb #9444ad9d
+# %% ../../nbs/03_simulate/10_fields.ipynb #d6a052c8
 @dataclass(frozen=True)
 class PlaneField:
     """A field averaged over an optical section: B-spline coefficients (y, x), the first at node (x0, y0)."""
@@ -112,7 +112,7 @@ class PlaneField:
     y0: int
     spacing_um: float
 
-
+# %% ../../nbs/03_simulate/10_fields.ipynb #f3a29252
 def in_section(
     field: NoiseField,
     box_um: tuple[float, float, float, float],
@@ -155,7 +155,7 @@ def value(c: Any, u: float, v: float) -> Any:
     r3 = a0 * c[j + 3, i] + a1 * c[j + 3, i + 1] + a2 * c[j + 3, i + 2] + a3 * c[j + 3, i + 3]
     return b0 * r0 + b1 * r1 + b2 * r2 + b3 * r3
 
-
+# %% ../../nbs/03_simulate/10_fields.ipynb #c3e5e0ac
 @numba.njit(nogil=True, cache=True)
 def _picture(c: Any, x: Any, y: Any, out: Any) -> None:
     for r in range(out.shape[0]):

@@ -117,7 +117,7 @@ def _displace(row: NDArray, column: NDArray, t: NDArray) -> tuple[NDArray, NDArr
     d_row, d_column = _at.py_func(row, column, t)
     return d_row, d_column
 
-
+# %% ../../nbs/03_simulate/15_lens.ipynb #b8b54f1f
 @numba.njit(nogil=True, cache=True)
 def _invert(t: Any, out: Any) -> None:
     """Fixed point of ideal = raw - displacement(ideal): each round gains two digits."""

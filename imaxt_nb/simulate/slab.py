@@ -85,7 +85,7 @@ def _draw_cells(image: Any, offset: Any, windows: Any, cells: Any) -> None:
                 if depth > -8.0:
                     image[r, c] = max(image[r, c], bright * smooth_step(depth))
 
-
+# %% ../../nbs/03_simulate/14_slab.ipynb #66fbc452
 @numba.njit(nogil=True, cache=True)
 def _draw_bead(
     image: Any, offset: Any, window: Any, x: float, y: float, bright: float, g: Any, step: float
@@ -106,7 +106,7 @@ def _draw_bead(
                 )
                 image[r, c] += bright * cubic
 
-
+# %% ../../nbs/03_simulate/14_slab.ipynb #81dd6bf3
 @numba.njit(nogil=True, cache=True)
 def _draw_debris(
     image: Any, offset: Any, windows: Any, flakes: Any, shapes: Any, edge: float
@@ -134,7 +134,7 @@ def _extent(places: PixelPlaces, origin: NDArray, reach: float, z: tuple[float, 
     x, y = origin
     return (x0 + x - reach, x1 + x + reach, y0 + y - reach, y1 + y + reach, *z)
 
-
+# %% ../../nbs/03_simulate/14_slab.ipynb #473417dc
 def maps(
     block: Block, section: OpticalSection, places: PixelPlaces, origin_um: NDArray
 ) -> NDArray[np.float32]:
@@ -151,7 +151,7 @@ def maps(
     _add_debris(out[5], block, section, places, origin)
     return out
 
-# %% ../../nbs/03_simulate/14_slab.ipynb #473417dc
+# %% ../../nbs/03_simulate/14_slab.ipynb #d38f25fe
 def _add_cells(
     out: NDArray, block: Block, section: OpticalSection, places: PixelPlaces, origin: NDArray
 ) -> None:
@@ -180,7 +180,7 @@ def _add_cells(
     _draw_cells(out[3], places.offset_um, windows, table)
     out[0] *= 1 - 0.45 * np.minimum(out[3], 1)
 
-
+# %% ../../nbs/03_simulate/14_slab.ipynb #2e1ea1d1
 def _add_beads(
     image: NDArray, block: Block, section: OpticalSection, places: PixelPlaces, origin: NDArray
 ) -> None:
@@ -208,7 +208,7 @@ def _add_beads(
                 profile.step_um,
             )
 
-
+# %% ../../nbs/03_simulate/14_slab.ipynb #9b46e74d
 def _add_debris(
     image: NDArray, block: Block, section: OpticalSection, places: PixelPlaces, origin: NDArray
 ) -> None:

@@ -103,7 +103,7 @@ def _write_truth(
     write_json(folder / "distortion.json", scope.lens.to_json())
     np.save(folder / "distortion_lattice16.npy", scope.lens.lattice())
 
-
+# %% ../../nbs/03_simulate/19_stpt.ipynb #06d66674
 @dataclass(frozen=True)
 class Truth:
     """What was simulated: tables as `acquisition` documents them; flat (c, y, x) with mean 1, dark (c, y, x) ADU.
@@ -119,7 +119,7 @@ class Truth:
     lens: Lens
     params: dict[str, Any]
 
-
+# %% ../../nbs/03_simulate/19_stpt.ipynb #37c6557e
 def read_truth(out: str | os.PathLike[str]) -> Truth:
     """The truth beside simulated files; `BadInput` if there is none."""
     import json
@@ -180,7 +180,7 @@ def simulate_stpt(
     write_json(Path(out) / "truth" / "params.json", _params(scope, files))
     return Path(out)
 
-
+# %% ../../nbs/03_simulate/19_stpt.ipynb #0a6cf758
 def _known(settings: dict[str, Any]) -> dict[str, Any]:
     from imaxt_nb.core.errors import unknown_name
 
@@ -189,7 +189,7 @@ def _known(settings: dict[str, Any]) -> dict[str, Any]:
             raise unknown_name("setting of an acquisition", name, Acquisition.__dataclass_fields__)
     return settings
 
-# %% ../../nbs/03_simulate/19_stpt.ipynb #0a6cf758
+# %% ../../nbs/03_simulate/19_stpt.ipynb #a6fe7b53
 def _write_sections(
     scope: Microscope, files: TissueCyte, tiles: pd.DataFrame, sections: pd.DataFrame, workers: int
 ) -> None:
@@ -210,7 +210,7 @@ def _write_sections(
         for _ in track(done, "tiles", len(tiles)):
             pass
 
-
+# %% ../../nbs/03_simulate/19_stpt.ipynb #588cf530
 def _params(scope: Microscope, files: TissueCyte) -> dict[str, Any]:
     """Everything that made the files; the simulation is complete when this is written."""
     channels = dict(list(CHANNELS.items())[: scope.acquisition.channels])

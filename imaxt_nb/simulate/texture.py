@@ -44,7 +44,7 @@ def smooth_step(v: float) -> Any:
     """A smooth step from 0 to 1."""
     return 1.0 / (1.0 + np.exp(-min(max(v, -30.0), 30.0)))
 
-
+# %% ../../nbs/03_simulate/13_texture.ipynb #cdfa7a89
 @numba.njit(nogil=True, cache=True)
 def _line(c: Any, place: Any, x: Any, y: Any, out: Any) -> None:
     """A field along one row of pixels at (x, y); `place`: its spacing and its first node."""
@@ -61,7 +61,7 @@ def _tubes(a: float, b: float, spacing: float) -> tuple[float, float]:
     lumen = smooth_step((TUBE - d) / soft)
     return lumen, smooth_step((TUBE + 3.0 * soft - d) / soft) - lumen
 
-
+# %% ../../nbs/03_simulate/13_texture.ipynb #ada58cd0
 @numba.njit(nogil=True, cache=True)
 def _inside(x: Any, y: Any, ellipse: Any, f: Any, amplitudes: Any, out: Any) -> Any:
     """Depth in the tissue along a row; the largest of them. Ellipse: centre x, y, half axes, the smaller of them."""
@@ -75,7 +75,7 @@ def _inside(x: Any, y: Any, ellipse: Any, f: Any, amplitudes: Any, out: Any) -> 
         deepest = max(deepest, inside)
     return deepest
 
-
+# %% ../../nbs/03_simulate/13_texture.ipynb #4dd42f67
 @numba.njit(nogil=True, cache=True)
 def _grow(
     fields: Any, places: Any, amplitudes: Any, ellipse: Any, origin: Any, offset: Any, maps: Any

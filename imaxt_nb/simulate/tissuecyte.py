@@ -112,7 +112,7 @@ def mosaic_text(
     lines = [f"{key}:{value}" for key, value in values.items()]
     return "\n".join(lines + _positions(stage_um)) + "\n"
 
-
+# %% ../../nbs/03_simulate/18_tissuecyte.ipynb #e4f456f7
 def _positions(stage_um: NDArray[np.float64] | None) -> list[str]:
     """`XPos<delta>:<absolute>` and its twin for every tile, in 0.1 um."""
     if stage_um is None:
