@@ -18,7 +18,13 @@ from ..core.parameters import Parameters, param
 from ..core.progress import track
 from .calibration import Calibration, load_calibration, save_calibration
 from .distortion import Distortion, no_distortion, read_distortion
-from .distortion_fit import DistortionFit, Pair, fit_distortion, measure_patches
+from imaxt_nb.mosaic.distortion_fit import (
+    DistortionFit,
+    Pair,
+    fit_distortion,
+    measure_patches,
+    without_margins,
+)
 from .flat import Floats, TileSummary, stack_flat, stretch, summarise
 from .neighbours import find_axes, neighbour_pairs, stage_pixels
 from .overlap_flat import OverlapFlat, overlap_cells, overlap_flat
@@ -205,7 +211,7 @@ def _offsets(
 ) -> Any:
     """Offsets of the pairs under a known distortion, where their patches agree."""
     lattice = (d or no_distortion(shape)).lattice(shape)
-    found = {}
+    found, read = {}, without_margins(read, margins)
     for i, p in enumerate(track(pairs, "overlaps")):
         t = measure_patches(read(p.a), read(p.b), p.offset, reach, lattice, 128, margins)[:, 2:4]
         if len(t) >= 2:
@@ -355,7 +361,9 @@ def _overlaps(
         report.pairs = _rich_pairs(tiles, axes, channel, p)
 
         def read(key: Hashable) -> Floats:
-            return _clean(tiles.any(key, channel), crude[channel])
+            return np.asarray(
+                tiles.any(key, channel).astype(np.float32) - np.float32(crude[channel])
+            )
 
         if p.distortion == "measure":
             report.fit = _measured(read, report.pairs, shape, margins, reach, p, warn, workers)

@@ -23,7 +23,7 @@ from .patches import Margins, Plane, band, common_box, patch_boxes, refine, sear
 # %% auto #0
 __all__ = ['Matrix', 'Read', 'N', 'STEP', 'CENTRE', 'ASKED', 'Pair', 'measure_patches', 'Solution', 'solve_patches', 'Normal',
            'normal_equations', 'solve_intensities', 'shrink_to_radial', 'DistortionFit', 'predicted_error',
-           'fit_distortion']
+           'fit_distortion', 'without_margins']
 
 # %% ../../nbs/05_mosaic/15_distortion_fit.ipynb #0a518ec1
 Matrix = NDArray[np.float64]
@@ -66,10 +66,10 @@ def measure_patches(
 def _found(a: Plane, b: Plane, box: Box, d: Any, reach: int, lattice: Plane) -> tuple[Any, float]:
     r0, r1 = max(0, box[0] - d[0] - reach), min(b.shape[0], box[1] - d[0] + reach)
     c0, c1 = max(0, box[2] - d[1] - reach), min(b.shape[1], box[3] - d[1] + reach)
-    here, _ = gather(a, box, lattice, STEP)
-    there, _ = gather(b, (int(r0), int(r1), int(c0), int(c1)), lattice, STEP)
+    here, wa = gather(a, box, lattice, STEP)
+    there, wb = gather(b, (int(r0), int(r1), int(c0), int(c1)), lattice, STEP)
     first = (int(box[0] - d[0] - r0), int(box[2] - d[1] - c0))
-    s, z = search(band(here, 2, 31), band(there, 2, 31), first, reach)
+    s, z = search(band(here, 2, 31, wa > 0.5), band(there, 2, 31, wb > 0.5), first, reach)
     return d - s, z
 
 
@@ -80,11 +80,11 @@ def _refined(
     box = tuple(f(i, j) for f, i, j in zip((max, min) * 2, box, both, strict=True))  # type: ignore[assignment]
     if min(box[1] - box[0], box[3] - box[2]) < 32:
         return None
-    here, _ = gather(a, box, lattice, STEP)
+    here, wa = gather(a, box, lattice, STEP)
     t = np.array(t, float)
     for fine in scales:
-        there, _ = gather(b, box, lattice, STEP, shift=(-t[0], -t[1]))
-        r, c, rho = refine(here, there, fine)
+        there, wb = gather(b, box, lattice, STEP, shift=(-t[0], -t[1]))
+        r, c, rho = refine(here, there, fine, use=(wa > 0.99) & (wb > 0.99))
         if c is None or rho < 0.3 or np.abs(r).max() > 6:
             return None
         t = t - r
@@ -158,18 +158,26 @@ def normal_equations(
     for box in patch_boxes(common_box((a.shape[0], a.shape[1]), t, margins), side):
         here, wa = gather(a, box, lattice, STEP)
         there, wb = gather(b, box, lattice, STEP, shift=(-t[0], -t[1]))
-        use = ndi.binary_erosion((wa > 0.99) & (wb > 0.99), iterations=6)
+        known = (wa > 0.99) & (wb > 0.99)
+        use = ndi.binary_erosion(known, iterations=6)
         if use.mean() >= 0.3:
-            one = _normal(here, there, use, box, t, model, fine)
+            one = _normal(here, there, known, use, box, t, model, fine)
             found += [] if one is None else [one]
     return found
 
 
 def _normal(
-    here: Plane, there: Plane, use: Any, box: Box, t: Any, model: Distortion, fine: float
+    here: Plane,
+    there: Plane,
+    known: Any,
+    use: Any,
+    box: Box,
+    t: Any,
+    model: Distortion,
+    fine: float,
 ) -> Normal | None:
     wide = 2 * int(12 * fine) + 1
-    a, b = band(here, fine, wide), band(there, fine, wide)
+    a, b = band(here, fine, wide, known), band(there, fine, wide, known)
     ga, gb = np.asarray(np.gradient(a))[:, use], np.asarray(np.gradient(b))[:, use]
     a, b = a[use] - a[use].mean(), b[use] - b[use].mean()
     if not (a @ a > 0 and b @ b > 0) or (a @ b) / np.sqrt((a @ a) * (b @ b)) < 0.3:
@@ -329,10 +337,10 @@ def fit_distortion(
 ) -> DistortionFit:
     """The distortion that makes overlapping tiles agree (paper, 4.2.3); see the text above.
 
-    read : gives a tile (y, x) float32, corrected for dark and flat. pairs : with the stage's offsets, right to
+    read : gives a tile (y, x) float32, corrected for dark and flat; NaN don't count. pairs : with the stage's offsets, right to
     `reach_px`, which must hold the distortion as well. Raises `BadInput` when too few overlaps have structure.
     """
-    model = no_distortion(tile_shape)
+    model, read = no_distortion(tile_shape), without_margins(read, margins)
     offsets = {i: np.asarray(p.offset, float) for i, p in enumerate(pairs)}
     first: tuple[Matrix, NDArray[np.int_]] | None = None
     for reach in (reach_px, 0):
@@ -355,6 +363,19 @@ def fit_distortion(
         read, pairs, offsets, model, side_px, margins, workers
     )
     return _report(first, offsets, model, covariance, fit)
+
+
+def without_margins(read: Read, margins: Margins) -> Read:
+    """Reads tiles whose margins are NaN: whatever the distortion, they enter nothing."""
+
+    def cut(key: Hashable) -> Plane:
+        tile = np.array(read(key), np.float32)
+        top, bottom, left, right = margins
+        tile[:top], tile[len(tile) - bottom :] = np.nan, np.nan
+        tile[:, :left], tile[:, tile.shape[1] - right :] = np.nan, np.nan
+        return tile
+
+    return cut
 
 
 def _each(

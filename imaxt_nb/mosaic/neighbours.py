@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import BadInput
 from .distortion import no_distortion
-from .distortion_fit import Pair, Read, measure_patches
+from .distortion_fit import Pair, Read, measure_patches, without_margins
 from .patches import Margins, common_box
 
 # %% auto #0
@@ -64,7 +64,7 @@ def find_axes(
     Raises `BadInput` where no orientation stands out: it must then be given.
     """
     lattice = no_distortion(shape).lattice(shape)
-    agreeing, shares = [], []
+    agreeing, shares, read = [], [], without_margins(read, margins)
     for orientation in ORIENTATIONS:
         pairs = pairs_for(orientation)
         good = 0

@@ -44,11 +44,25 @@ def patch_boxes(box: Box, side: int, least: int = 24) -> list[Box]:
     ]
 
 # %% ../../nbs/05_mosaic/12_patches.ipynb #977f3692
-def band(image: NDArray[Any], fine: float, coarse: int) -> Plane:
-    """Scales from `fine` (Gaussian, px) to `coarse` (box, px) of the square root of an image."""
+def band(
+    image: NDArray[Any], fine: float, coarse: int, use: NDArray[np.bool_] | None = None
+) -> Plane:
+    """Scales from `fine` (Gaussian, px) to `coarse` (box, px) of the square root of an image.
+
+    Pixels that are not in `use` enter nothing and are 0.
+    """
     root = np.sqrt(np.maximum(image, 0) + 1).astype(np.float32)
+    if use is None or use.all():
+        low = ndi.gaussian_filter(root, fine, truncate=3)
+        return np.asarray(low - ndi.uniform_filter(root, coarse))
+    m = use.astype(np.float32)
+    root = np.where(use, root, 0).astype(np.float32)
+    low = ndi.gaussian_filter(root, fine, truncate=3) / np.maximum(
+        ndi.gaussian_filter(m, fine, truncate=3), 1e-3
+    )
     return np.asarray(
-        ndi.gaussian_filter(root, fine, truncate=3) - ndi.uniform_filter(root, coarse)
+        m
+        * (low - ndi.uniform_filter(root, coarse) / np.maximum(ndi.uniform_filter(m, coarse), 1e-3))
     )
 
 
@@ -75,22 +89,32 @@ def search(a: Plane, b: Plane, first: tuple[int, int], reach: int) -> tuple[Pixe
 
 # %% ../../nbs/05_mosaic/12_patches.ipynb #77183ea5
 def refine(
-    a: NDArray[Any], b: NDArray[Any], fine: float = 1.5, rounds: int = 8, margin: int = 4
+    a: NDArray[Any],
+    b: NDArray[Any],
+    fine: float = 1.5,
+    rounds: int = 8,
+    margin: int = 4,
+    use: NDArray[np.bool_] | None = None,
 ) -> tuple[Pixel, Pixel | None, float]:
     """The shift r for which b(p + r) is like a(p), its covariance (2, 2) px² and the correlation.
 
     a, b : patches of the same shape (y, x), corrected intensities. The covariance is None where there is no
-    structure to hold on to.
+    structure to hold on to. `use` (y, x) tells pixels that both tiles know.
     """
     wide = max(41, int(12 * fine) | 1)
-    first, second = band(a, fine, wide), band(b, fine, wide)
+    first, second = band(a, fine, wide, use), band(b, fine, wide, use)
     spline = ndi.spline_filter(second, 3, output=np.float32)
-    inner = (slice(margin, -margin),) * 2
-    ga, av = _gradient(first, inner), first[inner].ravel()
+    inner = np.zeros(first.shape, bool)
+    inner[margin:-margin, margin:-margin] = True
+    if use is not None and not use.all():
+        inner &= ndi.binary_erosion(use, iterations=margin + 2)
+    if inner.sum() < 256:
+        return np.zeros(2), None, 0.0
+    ga, av = _gradient(first, inner), first[inner]
     r = np.zeros(2)
     for _ in range(rounds):
         moved = ndi.shift(spline, -r, order=3, prefilter=False, mode="nearest")
-        gb, bv = _gradient(moved, inner), moved[inner].ravel()
+        gb, bv = _gradient(moved, inner), moved[inner]
         design = np.concatenate([(ga + gb) / 2, bv[None], np.ones_like(bv)[None]]).astype(float)
         h = design @ design.T
         p = np.linalg.solve(h + 1e-9 * np.trace(h) * np.eye(4), design @ av)
@@ -104,7 +128,7 @@ def refine(
 
 
 def _gradient(image: Plane, inner: Any) -> Any:
-    return np.stack([np.gradient(image, axis=i)[inner].ravel() for i in (0, 1)])
+    return np.stack([np.gradient(image, axis=i)[inner] for i in (0, 1)])
 
 
 def shift_covariance(ga: Any, gb: Any, h: Any, variance: float, fine: float) -> Pixel | None:
