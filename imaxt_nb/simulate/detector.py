@@ -50,7 +50,8 @@ def flat_field(shape: tuple[int, int], channel: int, loss: float, seed: int) -> 
     for _ in range(14):
         py, px = draw.uniform(-0.95, 0.95, 2)
         size, depth = draw.uniform(0.008, 0.05), draw.uniform(0.02, 0.08)
-        flat *= 1 - depth * np.exp(-((x - px) ** 2 + (y - py) ** 2) / (2 * size**2))
+        fall = [np.exp(-((v - p) ** 2) / (2 * size**2)) for v, p in ((y[:, :1], py), (x[:1], px))]
+        flat *= 1 - depth * fall[0] * fall[1]
     fringe = 1 + 0.01 * np.sin(np.arange(shape[1]) * 2 * np.pi / 17.3 + draw.uniform(0, 6))
     flat = np.maximum(flat, 0.05) * fringe
     return (flat / flat.mean()).astype(np.float32)
