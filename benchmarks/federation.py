@@ -27,18 +27,19 @@ from imaxt_nb.simulate.catalogues import (
 )
 
 STEP, SLICE, OPTICAL = 15.0, 15.0, 4.0
+OFFSET = (SLICE - OPTICAL) / 2  # the middle of a slice below the middle of its section's optical plane
 
 
 def true_section(z):
-    """The section whose optical plane's middle is nearest to the middle of the slice."""
-    return int(np.argmin(np.abs(np.arange(100) * STEP + OPTICAL / 2 - (z + SLICE / 2)))) + 1
+    """The section with which the slice from z on is cut."""
+    return round(z / STEP) + 1
 
 
 def one(block, stack, z, seed, deform):
     """A slide's figures."""
     slide = simulate_slide(block, z, handling=Handling(deform_um=deform), seed=seed)
     began = time.process_time()
-    match = match_slide(slide.beads, stack)
+    match = match_slide(slide.beads, stack, offset_um=OFFSET)
     spent = time.process_time() - began
     row = {"status": match.status, "section": match.section, "true": true_section(z), "s": spent}
     row |= {"beads": len(slide.beads), "z_off": np.nan}
@@ -53,7 +54,7 @@ def one(block, stack, z, seed, deform):
         row["affine_loo"] = match.error_um
         row["warped_loo"] = warp.error_um
         row["warped"] = np.median(np.hypot(*(mapped + warp.at(mapped)[0] - truth).T))
-        row["z_off"] = match.z_um - (z + SLICE / 2 - OPTICAL / 2)
+        row["z_off"] = match.z_um - (z + OFFSET)
         row["z_err"] = match.z_err_um
         row["loo"] = np.hypot(*warp.leave_one_out.T)
     return row
@@ -79,7 +80,7 @@ def run(args, per_mm3, deform):
             if k % 2 == 0:
                 strangers.append(one(other, stack, z, 1000 * seed + k, deform))
             if k % 4 == 0:
-                before.append(one(beads, stack, -random.uniform(30, 60), 1000 * seed + k, deform))
+                before.append(one(beads, stack, -random.uniform(30, 60) - SLICE / 2, 1000 * seed + k, deform))
     return slides, strangers, before
 
 

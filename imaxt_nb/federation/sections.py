@@ -297,7 +297,7 @@ def fit_votes(
     chi2 = (weight * (excess - height[:, None] * shapes) ** 2).sum(1)
     best = int(np.argmin(chi2))
     scale = max(1.0, chi2[best] / max(1, near.sum() - 2))
-    shared = 1 + 2 * sharing[1:].sum()
+    shared = sharing.sum()
     inside = np.exp(-(chi2 - chi2[best]) / (2 * scale * shared))
     mean = float((inside * grid).sum() / inside.sum())
     error = float(np.sqrt((inside * (grid - mean) ** 2).sum() / inside.sum()))
@@ -344,10 +344,13 @@ def _apart(a: Candidate, b: Candidate, points: NDArray[Any]) -> bool:
     return bool(np.median(np.hypot(*gap.T)) > 40.0)
 
 
-def match_slide(slide: pd.DataFrame, stack: Stack, name: str = "slide") -> SlideMatch:
+def match_slide(
+    slide: pd.DataFrame, stack: Stack, name: str = "slide", *, offset_um: float = 0.0
+) -> SlideMatch:
     """Section, orientation and affine of a slide from its beads (x_um, y_um and, if known, their errors).
 
-    Deterministic. Rows that are not numbers are left out. Raises `BadInput` only for a table that is no catalogue.
+    `offset_um`: how much deeper the middle of the slice that is cut with a section lies than what that section shows (half a step minus
+    the depth of the optical plane). Deterministic. Rows that are not numbers are left out. Raises `BadInput` only for a table that is no catalogue.
     """
     points, errors, bad = usable_points(slide, name)
     note = f"; {bad} rows that are not numbers were left out" if bad else ""
@@ -367,7 +370,7 @@ def match_slide(slide: pd.DataFrame, stack: Stack, name: str = "slide") -> Slide
     rivals = tuple(
         c for c in others if c.n_pairs >= RIVAL * best.n_pairs and c.log10_chance < MAX_LOG10_CHANCE
     )
-    return _answer(stack, best, rivals, len(points), note)
+    return _answer(stack, best, rivals, len(points), note, offset_um)
 
 
 def _orphan(tried: list[Candidate], n: int, note: str) -> SlideMatch:
@@ -389,15 +392,16 @@ def _orphan(tried: list[Candidate], n: int, note: str) -> SlideMatch:
 
 # %% ../../nbs/07_federation/20_sections.ipynb #1cc4b576
 def _answer(
-    stack: Stack, best: Candidate, rivals: tuple[Candidate, ...], n: int, note: str
+    stack: Stack, best: Candidate, rivals: tuple[Candidate, ...], n: int, note: str, offset: float
 ) -> SlideMatch:
     curve = fit_votes(stack.z_um, best.votes, stack.sharing)
-    k = int(np.argmin(np.abs(stack.z_um - curve.z_um)))
+    slices = stack.z_um + offset
+    k = int(np.argmin(np.abs(slices - curve.z_um)))
     status = "matched"
     why = (
         f"{best.n_pairs} of {n} beads in section {stack.section[k]}, {best.expected:.1f} by chance"
     )
-    first, last, edge = stack.z_um[0], stack.z_um[-1], stack.step_um / 2
+    first, last, edge = slices[0], slices[-1], stack.step_um / 2
     beyond = max(first - curve.z_um, curve.z_um - last) - edge
     if beyond > 0 and beyond > curve.z_err_um:
         side = "before the first" if curve.z_um < first else "after the last"
