@@ -28,7 +28,7 @@ def one(beads_per_section, error, seed):
     per_mm3 = beads_per_section / (0.87 * size**2 * 82) * 1e9
     block = bead_population((size, size, SECTIONS * STEP), per_mm3=per_mm3, hole=0.4, seed=seed)
     random = rng(seed, "align")
-    shifts = np.cumsum(random.normal(0, 3, (SECTIONS, 2)) + [0, 0.5], 0)
+    shifts = np.cumsum(random.normal((0, 0.5), 3, (SECTIONS, 2)), 0)
     table = section_catalogues(
         block, SECTIONS, shifts_um=shifts, seeing=Seeing(np.hypot(error, 0.3), missing=0.1, spurious=0.05), seed=seed
     ).assign(x_um_err=error, y_um_err=error)
