@@ -286,12 +286,12 @@ def _stamp(image: NDArray, bead: NDArray, pixel: NDArray, camera: NDArray) -> An
 
 @numba.njit(nogil=True, cache=True)
 def _fit_all(
-    image: NDArray, beads: NDArray, first: NDArray, neighbours: NDArray,
+    image: NDArray, beads: NDArray, n_fit: int, first: NDArray, neighbours: NDArray,
     optics: NDArray, pixel: NDArray, camera: NDArray, prior: NDArray,
 ) -> NDArray:  # fmt: skip
-    out = np.empty((len(beads), len(COLUMNS)))
+    out = np.empty((n_fit, len(COLUMNS)))
     floor = (camera[1] / camera[0]) ** 2
-    for k in range(len(beads)):
+    for k in range(n_fit):
         n, allowed, r0, c0 = _stamp(image, beads[k], pixel, camera)
         for m in neighbours[first[k] : first[k + 1]]:
             for i in range(n.shape[0]):
@@ -329,11 +329,12 @@ def fit_beads(
     optics: Optics = Optics(),  # noqa: B008
     camera: Camera = Camera(),
     prior: RadiusPrior = RadiusPrior(),
+    first_only: int | None = None,
 ) -> pd.DataFrame:
     """Profiles of the beads in an image (y, x); one row each, in their order.
 
     `beads` (n, 3): first guesses of (x, y, projected radius) in um, pixel (0, 0) at 0. `pixel_um`: (y, x). NaN pixels are
-    left out. Columns are `COLUMNS` and `radius_um`, the projected radius, with `radius_um_err` and `flag` (`flag_of`);
+    left out. `first_only`: only so many of the beads are fitted, the others are neighbours. Columns are `COLUMNS` and `radius_um`, the projected radius, with `radius_um_err` and `flag` (`flag_of`);
     brightness is in photons.
     """
     import pandas as pd
@@ -342,9 +343,10 @@ def fit_beads(
     if not np.isfinite(start).all() or (start[:, 2] <= 0).any():
         raise BadInput("first guesses must be finite, radii positive", field="beads")
     first, others = _neighbours(start)
+    n = len(start) if first_only is None else first_only
     pixel = np.array(pixel_um, dtype=float)
     rows = _fit_all(
-        np.asarray(image), start, first, others, optics.array(float(pixel.mean())), pixel,
+        np.asarray(image), start, n, first, others, optics.array(float(pixel.mean())), pixel,
         np.array([camera.gain, camera.read_noise, camera.offset], dtype=float),
         np.array([prior.mean_um, prior.sd_um], dtype=float),
     )  # fmt: skip
@@ -356,7 +358,7 @@ def fit_beads(
     table["radius_um_err"] = table.q_um2_err / (
         2 * np.sqrt(table.q_um2.clip(lower=table.q_um2_err))
     )
-    table["flag"] = flag_of(table, start, prior, float(pixel.prod()))
+    table["flag"] = flag_of(table, start[:n], prior, float(pixel.prod()))
     return table
 
 # %% ../../nbs/06_beads/01_profile.ipynb #58033dd5
