@@ -30,7 +30,11 @@ def one(beads_per_section, error, seed):
     random = rng(seed, "align")
     shifts = np.cumsum(random.normal((0, 0.5), 3, (SECTIONS, 2)), 0)
     table = section_catalogues(
-        block, SECTIONS, shifts_um=shifts, seeing=Seeing(np.hypot(error, 0.3), missing=0.1, spurious=0.05), seed=seed
+        block,
+        SECTIONS,
+        shifts_um=shifts,
+        seeing=Seeing(np.hypot(error, 0.3), missing=0.1, spurious=0.05),
+        seed=seed,
     ).assign(x_um_err=error, y_um_err=error)
     z = {s + 1: s * STEP for s in range(SECTIONS)}
     found = align_sections(table, find_tracks(table), z)
@@ -58,14 +62,19 @@ def main() -> None:
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    lines = ["| beads a section | error of centres um | shifts: median error um | largest | width of pulls | six parameters: median error um |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| beads a section | error of centres um | shifts: median error um | largest | width of pulls | six parameters: median error um |",
+        "|---|---|---|---|---|---|",
+    ]
     curves: dict = {}
     for error in (0.1, 0.5):
         for wanted in (5, 10, 20, 50, 100, 300):
             rows = [one(wanted, error, args.seed + b) for b in range(args.blocks)]
             off, pulls, six = (np.concatenate([r[k] for r in rows]) for k in (0, 1, 2))
             n = np.mean([r[3] for r in rows])
-            lines.append(f"| {n:.0f} | {error:g} | {np.median(off):.3f} | {off.max():.2f} | {pulls.std():.2f} | {np.median(six):.2f} |")
+            lines.append(
+                f"| {n:.0f} | {error:g} | {np.median(off):.3f} | {off.max():.2f} | {pulls.std():.2f} | {np.median(six):.2f} |"
+            )
             print(lines[-1], flush=True)
             curves.setdefault(error, []).append((n, np.median(off), np.median(six)))
     text = "\n".join(lines) + f"\n\n{args.blocks} blocks of {SECTIONS} sections a row."

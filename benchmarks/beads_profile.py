@@ -52,7 +52,9 @@ def one(random, snr):
     x, y = size / 2 * PIXEL + random.uniform(-1, 1, 2)
     a, b = photons_for(snr)
     f = bead_image(x, y, radius, u, size)
-    slope = (bead_image(x + 0.1, y, radius, u, size) - bead_image(x - 0.1, y, radius, u, size)) / 0.2
+    slope = (
+        bead_image(x + 0.1, y, radius, u, size) - bead_image(x - 0.1, y, radius, u, size)
+    ) / 0.2
     bound = 1 / np.sqrt(((a * slope) ** 2 / (a * f + b + READ**2)).sum())
     image = GAIN * (random.poisson(a * f + b) + random.normal(0, READ, f.shape))
     first = np.array([[x, y, np.sqrt(radius**2 - u**2)]]) + random.normal(0, 3, (1, 3))
@@ -101,12 +103,20 @@ def main() -> None:
         pulls = errors / good[:, 3:5]
         bound_rms = np.sqrt((bound**2).mean())
         median = np.median(np.hypot(*errors.T))
-        print(f"S/N {snr:g}: {rms:.3f} um, bound {bound_rms:.3f}, pulls {pulls.std():.2f}, {len(good)} of {len(found)}", flush=True)
-        rows.append((snr, rms, bound_rms, rms / bound_rms, median, pulls.std(), len(good) / len(found)))
-    lines = ["| S/N | r.m.s. error of x, y (um) | bound (um) | ratio | median distance (um) | width of pulls | fitted |"]
+        print(
+            f"S/N {snr:g}: {rms:.3f} um, bound {bound_rms:.3f}, pulls {pulls.std():.2f}, {len(good)} of {len(found)}",
+            flush=True,
+        )
+        rows.append(
+            (snr, rms, bound_rms, rms / bound_rms, median, pulls.std(), len(good) / len(found))
+        )
+    lines = [
+        "| S/N | r.m.s. error of x, y (um) | bound (um) | ratio | median distance (um) | width of pulls | fitted |"
+    ]
     lines.append("|---|---|---|---|---|---|---|")
     lines += [
-        f"| {s:g} | {e:.3f} | {b:.3f} | {q:.2f} | {m:.3f} | {p:.2f} | {n:.1%} |" for s, e, b, q, m, p, n in rows
+        f"| {s:g} | {e:.3f} | {b:.3f} | {q:.2f} | {m:.3f} | {p:.2f} | {n:.1%} |"
+        for s, e, b, q, m, p, n in rows
     ]
     lines.append(f"\n{args.beads} beads a row; {1e3 * np.mean(spent):.0f} ms of CPU a bead.")
     text = "\n".join(lines)

@@ -27,7 +27,9 @@ from imaxt_nb.simulate.catalogues import (
 )
 
 STEP, SLICE, OPTICAL = 15.0, 15.0, 4.0
-OFFSET = (SLICE - OPTICAL) / 2  # the middle of a slice below the middle of its section's optical plane
+OFFSET = (
+    SLICE - OPTICAL
+) / 2  # the middle of a slice below the middle of its section's optical plane
 
 
 def true_section(z):
@@ -48,7 +50,10 @@ def one(block, stack, z, seed, deform):
         at = real[["x_um", "y_um"]].to_numpy()
         truth = block.set_index("bead_id").loc[real.bead_id, ["x_um", "y_um"]].to_numpy()
         mapped = apply(match.fit.matrix, at)
-        points, targets = slide.beads[["x_um", "y_um"]].to_numpy()[match.pairs[:, 0]], stack.points[match.pairs[:, 1]]
+        points, targets = (
+            slide.beads[["x_um", "y_um"]].to_numpy()[match.pairs[:, 0]],
+            stack.points[match.pairs[:, 1]],
+        )
         warp = fit_warp(apply(match.fit.matrix, points), targets)
         row["affine"] = np.median(np.hypot(*(mapped - truth).T))
         row["affine_loo"] = match.error_um
@@ -80,7 +85,9 @@ def run(args, per_mm3, deform):
             if k % 2 == 0:
                 strangers.append(one(other, stack, z, 1000 * seed + k, deform))
             if k % 4 == 0:
-                before.append(one(beads, stack, -random.uniform(30, 60) - SLICE / 2, 1000 * seed + k, deform))
+                before.append(
+                    one(beads, stack, -random.uniform(30, 60) - SLICE / 2, 1000 * seed + k, deform)
+                )
     return slides, strangers, before
 
 
@@ -108,7 +115,10 @@ def line(name, slides, strangers, before):
     named = np.mean([r["status"] == "orphan" for r in strangers])
     early = np.mean([r["status"] == "orphan" for r in before])
     got = [r for r in slides if "affine" in r]
-    med = {k: np.median([r[k] for r in got]) for k in ("affine", "affine_loo", "warped", "warped_loo", "s", "beads")}
+    med = {
+        k: np.median([r[k] for r in got])
+        for k in ("affine", "affine_loo", "warped", "warped_loo", "s", "beads")
+    }
     pull = np.std([r["z_off"] / r["z_err"] for r in got])
     z = np.sqrt(np.mean([r["z_off"] ** 2 for r in got]))
     return (
@@ -122,7 +132,9 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=5)
     parser.add_argument("--slides", type=int, default=40)
     parser.add_argument("--seed", type=int, default=100)
-    parser.add_argument("--cases", nargs="*", default=["25:5", "25:0", "8:5"], help="beads a mm3 : deformation um")
+    parser.add_argument(
+        "--cases", nargs="*", default=["25:5", "25:0", "8:5"], help="beads a mm3 : deformation um"
+    )
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()

@@ -57,7 +57,10 @@ def test_a_touching_neighbour_does_not_pull() -> None:
     [
         (np.full((160, 160), 8.0), {"failed"}),
         (np.full((160, 160), np.nan), {"failed"}),
-        (np.where(np.add.outer(np.arange(160), np.arange(160)) > 160, 60.0, 8.0), {"poor", "large", "moved", "failed", "cut"}),
+        (
+            np.where(np.add.outer(np.arange(160), np.arange(160)) > 160, 60.0, 8.0),
+            {"poor", "large", "moved", "failed", "cut"},
+        ),
     ],
 )
 def test_what_is_no_bead_is_flagged(picture: np.ndarray, flags: set[str]) -> None:
@@ -99,7 +102,9 @@ def test_a_catalogue_with_nan_keeps_the_other_rows() -> None:
 
 def test_sections_in_two_parts_are_tied_by_the_walk_and_say_so() -> None:
     shifts = np.zeros((20, 2))
-    table = section_catalogues(bead_population((4000, 4000, 300), seed=3), 20, shifts_um=shifts, seed=3)
+    table = section_catalogues(
+        bead_population((4000, 4000, 300), seed=3), 20, shifts_um=shifts, seed=3
+    )
     table = table[(table.section < 7) | (table.section > 14)].reset_index(drop=True)
     depth = {s: 15.0 * (s - 1) for s in range(1, 21)}
     found = align_sections(table, find_tracks(table), depth)

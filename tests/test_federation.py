@@ -35,7 +35,9 @@ def stack(block: pd.DataFrame) -> Stack:
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_either_face_finds_its_section_and_affine(block: pd.DataFrame, stack: Stack, flip: bool) -> None:
+def test_either_face_finds_its_section_and_affine(
+    block: pd.DataFrame, stack: Stack, flip: bool
+) -> None:
     slide = simulate_slide(block, 225.0, handling=Handling(deform_um=0, flip=flip), seed=4)
     match = match_slide(slide.beads, stack, offset_um=5.5)
     assert (match.status, match.section, match.flip) == ("matched", 16, flip)
@@ -59,7 +61,9 @@ def test_a_slide_of_another_sample_is_an_orphan_with_evidence(stack: Stack) -> N
         assert match.status == "orphan" and "chance" in match.why and match.section is None
 
 
-def test_a_slice_cut_before_the_first_section_is_an_orphan(block: pd.DataFrame, stack: Stack) -> None:
+def test_a_slice_cut_before_the_first_section_is_an_orphan(
+    block: pd.DataFrame, stack: Stack
+) -> None:
     match = match_slide(simulate_slide(block, -60.0, seed=6).beads, stack, offset_um=5.5)
     assert match.status == "orphan" and "before the first" in match.why
 
@@ -75,7 +79,10 @@ def test_beads_on_one_side_only(block: pd.DataFrame, stack: Stack) -> None:
     slide = simulate_slide(side, 225.0, handling=Handling(deform_um=0), seed=8)
     match = match_slide(slide.beads, stack, offset_um=5.5)
     assert match.status == "matched" and abs(match.z_um - 230.5) < 20
-    here, there = (match.fit.error_at(apply(inverse(match.fit.matrix), np.array([[x, 4000.0]])))[0] for x in (900, 7500))
+    here, there = (
+        match.fit.error_at(apply(inverse(match.fit.matrix), np.array([[x, 4000.0]])))[0]
+        for x in (900, 7500)
+    )
     assert there > 3 * here  # the far side is not known, and that is said
 
 
@@ -90,16 +97,24 @@ def test_nan_rows_are_left_out_and_said(block: pd.DataFrame, stack: Stack) -> No
 
 def test_a_lattice_is_ambiguous(stack: Stack) -> None:
     grid = np.stack(np.meshgrid(*[np.arange(0, 8000, 400.0)] * 2), -1).reshape(-1, 2)
-    rows = [pd.DataFrame({"section": s, "z_um": 15.0 * s, "x_um": grid[:, 0], "y_um": grid[:, 1]}) for s in range(3)]
+    rows = [
+        pd.DataFrame({"section": s, "z_um": 15.0 * s, "x_um": grid[:, 0], "y_um": grid[:, 1]})
+        for s in range(3)
+    ]
     part = grid[(grid < 5000).all(1)] + rng(1, "lattice").normal(0, 1, (169, 2))
-    match = match_slide(pd.DataFrame(part, columns=["x_um", "y_um"]), stack_sections(pd.concat(rows)))
+    match = match_slide(
+        pd.DataFrame(part, columns=["x_um", "y_um"]), stack_sections(pd.concat(rows))
+    )
     assert match.status == "ambiguous" and match.rivals
 
 
 def test_two_slides_of_one_section_are_named(block: pd.DataFrame, stack: Stack) -> None:
-    box = {n: simulate_slide(block, z, seed=s).beads for n, z, s in (("a", 225.0, 1), ("b", 225.0, 2), ("c", 90.0, 3))}
+    box = {
+        n: simulate_slide(block, z, seed=s).beads
+        for n, z, s in (("a", 225.0, 1), ("b", 225.0, 2), ("c", 90.0, 3))
+    }
     order = sort_slides({n: match_slide(t, stack, offset_um=5.5) for n, t in box.items()})
-    assert list(order.slide)[0] == "c"
+    assert order.slide.iloc[0] == "c"
     assert dict(zip(order.slide, order.same_section, strict=True)) == {"a": "b", "b": "a", "c": ""}
 
 

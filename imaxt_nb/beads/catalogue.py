@@ -115,14 +115,15 @@ def plane_catalogue(
     guesses = find_candidates(coarse, coarse_um)
     guesses[:, :2] += shift
     table = fit_plane(fine, guesses, pixel_um=pixel_um, optics=optics, camera=camera, prior=prior)
-    ids = {
-        "modality": modality,
-        "section": section,
-        "plane": plane,
-        "bead_id": np.arange(len(table)),
-        "track_id": -1,
-    }
-    table = table.assign(**ids, z_um=float(z_um), z_um_err=optics.thickness_um / np.sqrt(12))
+    table = table.assign(
+        modality=modality,
+        section=section,
+        plane=plane,
+        bead_id=np.arange(len(table)),
+        track_id=-1,
+        z_um=float(z_um),
+        z_um_err=optics.thickness_um / np.sqrt(12),
+    )
     return table[[*BEAD_COLUMNS, *(c for c in table.columns if c not in BEAD_COLUMNS)]]
 
 # %% ../../nbs/06_beads/30_catalogue.ipynb #e013f0d5

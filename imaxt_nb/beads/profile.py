@@ -346,7 +346,7 @@ def fit_beads(
     n = len(start) if first_only is None else first_only
     pixel = np.array(pixel_um, dtype=float)
     rows = _fit_all(
-        np.asarray(image), start, n, first, others, optics.array(float(pixel.mean())), pixel,
+        np.ascontiguousarray(image, dtype=np.float32), start, n, first, others, optics.array(float(pixel.mean())), pixel,
         np.array([camera.gain, camera.read_noise, camera.offset], dtype=float),
         np.array([prior.mean_um, prior.sd_um], dtype=float),
     )  # fmt: skip

@@ -58,9 +58,9 @@ def _design(points: NDArray[Any], kind: str) -> NDArray[np.float64]:
     if kind == "affine":
         rows = [x, y, one, nil, nil, nil], [nil, nil, nil, x, y, one]
     elif kind == "translation":
-        rows = [one, nil], [nil, one]  # type: ignore[assignment]
+        rows = [one, nil], [nil, one]
     else:
-        rows = [x, -y, one, nil], [y, x, nil, one]  # type: ignore[assignment]
+        rows = [x, -y, one, nil], [y, x, nil, one]
     return np.stack([np.column_stack(r) for r in rows], 1).reshape(2 * len(points), -1)
 
 
@@ -155,7 +155,7 @@ def fit_affine(
         if np.abs(new - weight).max() < 1e-4:
             break
         weight = new
-    cov = np.linalg.inv(normal)
+    cov = np.asarray(np.linalg.inv(normal), dtype=np.float64)
     left_out = _leave_one_out(d, w, cov, residuals)
     final = chain(matrix, np.column_stack([np.eye(2), -centre]))
     final[:, 2] += centre

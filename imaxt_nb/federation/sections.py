@@ -37,7 +37,8 @@ def usable_points(
     points = table[["x_um", "y_um"]].to_numpy(dtype=float)
     errors = np.full(len(points), 0.0)
     if {"x_um_err", "y_um_err"} <= set(table.columns):
-        errors = np.hypot(table.x_um_err, table.y_um_err).to_numpy(dtype=float) / np.sqrt(2)
+        both = table[["x_um_err", "y_um_err"]].to_numpy(dtype=float)
+        errors = np.sqrt((both**2).mean(1))
     good = np.isfinite(points).all(1)
     errors = np.where(np.isfinite(errors), errors, np.nanmedian(errors) if good.any() else 0.0)
     return points[good], errors[good], int((~good).sum())

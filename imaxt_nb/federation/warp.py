@@ -82,7 +82,9 @@ def fit_warp(points: NDArray[Any], targets: NDArray[Any]) -> Warp:
     else:
         best = (0.0, 0.0, 1.0, max(spread, 1e-6))
     _, size, length, noise = best
-    inverse = np.linalg.inv(_kernel(q, q, size, length) + noise**2 * np.eye(len(q)))
+    inverse = np.asarray(
+        np.linalg.inv(_kernel(q, q, size, length) + noise**2 * np.eye(len(q))), dtype=np.float64
+    )
     left_out = np.full(r.shape, np.nan)
     left_out[used] = inverse @ v / np.diag(inverse)[:, None]
     return Warp(q, inverse @ v, inverse, size, length, noise, left_out, used)
