@@ -17,7 +17,8 @@ import numpy as np
 
 from imaxt_nb.core.compute import rng
 from imaxt_nb.federation.affine import apply
-from imaxt_nb.federation.sections import match_slide, stack_sections
+from imaxt_nb.federation.sections import match_slide
+from imaxt_nb.federation.stack import stack_sections
 from imaxt_nb.federation.warp import fit_warp
 from imaxt_nb.simulate.catalogues import (
     Handling,

@@ -12,7 +12,8 @@ from imaxt_nb.core.compute import rng
 from imaxt_nb.core.errors import BadInput
 from imaxt_nb.federation.affine import apply, chain, fit_affine, inverse
 from imaxt_nb.federation.order import sort_slides
-from imaxt_nb.federation.sections import Stack, match_slide, stack_sections
+from imaxt_nb.federation.sections import match_slide
+from imaxt_nb.federation.stack import Stack, stack_sections
 from imaxt_nb.federation.warp import fit_warp
 from imaxt_nb.simulate.catalogues import (
     Handling,

@@ -15,131 +15,23 @@ from scipy.stats import poisson
 
 from ..core.errors import BadInput
 from .affine import AffineFit, Matrix, apply, fit_affine
-from .constellations import Constellations, Pose, constellations, poses, propose
+from .constellations import Pose, poses, propose
+from imaxt_nb.federation.stack import (
+    Stack,
+    VoteCurve,
+    by_chance,
+    fit_votes,
+    smooth,
+    usable_points,
+    votes,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['FARTHEST', 'DEFAULT_SHARING', 'REACHES_UM', 'STRETCH', 'FEWEST', 'BEYOND_UM', 'STATUS', 'MAX_LOG10_CHANCE', 'RIVAL',
-           'usable_points', 'Stack', 'stack_sections', 'votes', 'by_chance', 'mutual', 'sensible', 'Candidate',
-           'refine', 'reach_of', 'chance_of', 'trials_of', 'VoteCurve', 'fit_votes', 'SlideMatch', 'match_slide']
-
-# %% ../../nbs/07_federation/20_sections.ipynb #914a2aa5
-def usable_points(
-    table: pd.DataFrame, name: str = "catalogue"
-) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
-    """(n, 2) centres, (n,) errors in um, and how many rows were left out because they are not numbers."""
-    for column in ("x_um", "y_um"):
-        if column not in table:
-            found = ", ".join(table.columns)
-            raise BadInput("not a catalogue of beads", file=name, field=column, found=found)
-    points = table[["x_um", "y_um"]].to_numpy(dtype=float)
-    errors = np.full(len(points), 0.0)
-    if {"x_um_err", "y_um_err"} <= set(table.columns):
-        both = table[["x_um_err", "y_um_err"]].to_numpy(dtype=float)
-        errors = np.sqrt((both**2).mean(1))
-    good = np.isfinite(points).all(1)
-    errors = np.where(np.isfinite(errors), errors, np.nanmedian(errors) if good.any() else 0.0)
-    return points[good], errors[good], int((~good).sum())
-
-# %% ../../nbs/07_federation/20_sections.ipynb #d60a7439
-@dataclass(frozen=True)
-class Stack:
-    """The beads of a sample's aligned sections, ready to be searched.
-
-    section (s,), z_um (s,); points (n, 2), errors (n,) and index (n,), which section; sharing: part of a section's beads that are
-    in another 0, 1, 2, ... steps away, 1 at 0.
-    """
-
-    section: NDArray[np.int64]
-    z_um: NDArray[np.float64]
-    points: NDArray[np.float64]
-    errors: NDArray[np.float64]
-    index: NDArray[np.int64]
-    sharing: NDArray[np.float64]
-    tree: cKDTree = field(repr=False)
-    trees: list[cKDTree] = field(repr=False)
-    constellations: Constellations = field(repr=False)
-
-    def members(self, k: int) -> NDArray[np.int64]:
-        """Rows of section number k of the stack."""
-        return np.flatnonzero(self.index == k)
-
-    @property
-    def step_um(self) -> float:
-        """Distance between sections."""
-        return float(np.median(np.diff(self.z_um))) if len(self.z_um) > 1 else 15.0
-
-
-def stack_sections(table: pd.DataFrame) -> Stack:
-    """From detections in aligned sections: columns section, z_um, x_um, y_um, and their errors if there are any.
-
-    Detections of several planes of a section are taken together; rows that are not numbers are left out.
-    """
-    for column in ("section", "z_um"):
-        if column not in table:
-            raise BadInput("not a stack of sections", field=column, found=", ".join(table.columns))
-    points, errors, _ = usable_points(table, "sections")
-    rows = table[np.isfinite(table[["x_um", "y_um"]].to_numpy(dtype=float)).all(1)]
-    if rows.empty:
-        raise BadInput("no beads in any section", field="x_um", found=f"{len(table)} rows")
-    depth = rows.groupby("section").z_um.mean().sort_values()
-    place = {s: k for k, s in enumerate(depth.index)}
-    index = rows.section.map(place).to_numpy(dtype=np.int64)
-    parts = [points[index == k] for k in range(len(depth))]
-    z = depth.to_numpy(dtype=float)
-    trees = [cKDTree(p) for p in parts]
-    return Stack(
-        depth.index.to_numpy(dtype=np.int64), z, points, errors, index, _sharing(trees, z),
-        cKDTree(points), trees, constellations(parts),
-    )  # fmt: skip
-
-
-FARTHEST = 12  # steps that a bead can reach
-DEFAULT_SHARING = np.maximum(
-    0, 1 - np.arange(FARTHEST + 1) / 5.5
-)  # beads of 90 um, sections of 15 um
-
-
-def _sharing(trees: list[cKDTree], z: NDArray[Any]) -> NDArray[np.float64]:
-    """Measured on at most 60 sections, between neighbours up to `FARTHEST` away; the default for fewer than 15."""
-    if len(trees) < FARTHEST + 3:
-        return DEFAULT_SHARING
-    step = np.median(np.diff(z))
-    total, common = np.zeros(FARTHEST + 1), np.zeros(FARTHEST + 1)
-    for j in range(0, len(trees), max(1, len(trees) // 60)):
-        for k in range(max(0, j - FARTHEST), min(len(trees), j + FARTHEST + 1)):
-            apart = int(np.rint(abs(z[j] - z[k]) / step))
-            if 0 < apart <= FARTHEST:
-                total[apart] += trees[j].n
-                common[apart] += np.isfinite(
-                    trees[k].query(trees[j].data, distance_upper_bound=8.0)[0]
-                ).sum()
-    part = common / np.maximum(total, 1)
-    part[0] = max(2 * part[1] - part[2], part[1], 1e-6)  # against itself everything is found
-    floor = part[-3:].mean()
-    return np.minimum.accumulate(np.maximum(part - floor, 0)) / max(part[0] - floor, 1e-6)
-
-# %% ../../nbs/07_federation/20_sections.ipynb #6c439189
-def votes(stack: Stack, mapped: NDArray[Any], reach_um: float) -> NDArray[np.int64]:
-    """Per section, how many of the points (n, 2), um, have a bead within reach."""
-    near = stack.tree.query_ball_point(mapped, reach_um)
-    sizes = np.array([len(n) for n in near], dtype=int)
-    if not sizes.sum():
-        return np.zeros(len(stack.z_um), np.int64)
-    who = np.repeat(np.arange(len(mapped)), sizes)
-    where = stack.index[np.concatenate([np.asarray(n, dtype=np.int64) for n in near])]
-    pairs = np.unique(who * len(stack.z_um) + where)
-    return np.bincount(pairs % len(stack.z_um), minlength=len(stack.z_um))
-
-
-def by_chance(tree: cKDTree, mapped: NDArray[Any], reach_um: float) -> float:
-    """How many points would have a bead within reach if the section's beads lay anywhere nearby."""
-    k = min(8, tree.n)
-    distance = tree.query(mapped, k)[0].reshape(len(mapped), -1)[:, -1]
-    density = k / (np.pi * np.maximum(distance, reach_um) ** 2)
-    return float((1 - np.exp(-density * np.pi * reach_um**2)).sum())
+__all__ = ['REACHES_UM', 'STRETCH', 'FEWEST', 'STATUS', 'MAX_LOG10_CHANCE', 'RIVAL', 'mutual', 'sensible', 'Candidate', 'refine',
+           'reach_of', 'chance_of', 'trials_of', 'SlideMatch', 'match_slide']
 
 # %% ../../nbs/07_federation/20_sections.ipynb #e5a543eb
 REACHES_UM = (150.0, 100.0, 60.0, 40.0, 30.0, 25.0, 20.0)
@@ -208,7 +100,7 @@ def refine(
         if fit is None:
             return None
         mapped = apply(fit.matrix, points)
-        k = int(np.argmax(_smooth(votes(stack, mapped, min(reach, 40.0)))))
+        k = int(np.argmax(smooth(votes(stack, mapped, min(reach, 40.0)))))
         mine, theirs = mutual(mapped, stack.trees[k], reach)
         rows = stack.members(k)[theirs]
         if len(mine) < FEWEST:
@@ -220,7 +112,7 @@ def refine(
     mapped = apply(fit.matrix, points)
     final = reach_of(fit)
     count = votes(stack, mapped, final)
-    k = int(np.argmax(_smooth(count)))
+    k = int(np.argmax(smooth(count)))
     mine, theirs = mutual(mapped, stack.trees[k], final)
     expected = by_chance(stack.trees[k], mapped, final)
     chance = chance_of(len(mine), expected, trials)
@@ -231,12 +123,6 @@ def refine(
 def reach_of(fit: AffineFit) -> float:
     """Within which pairs count: three times the scatter, 8 to 20 um."""
     return float(np.clip(3 * fit.scatter_um, 8.0, 20.0))
-
-
-def _smooth(count: NDArray[Any]) -> NDArray[np.float64]:
-    """Running mean over three sections: one section's luck is not a peak."""
-    padded = np.pad(count.astype(float), 1, mode="edge")
-    return (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
 
 # %% ../../nbs/07_federation/20_sections.ipynb #6280d0d4
 def chance_of(n_pairs: int, expected: float, trials: float) -> float:
@@ -251,58 +137,6 @@ def trials_of(stack: Stack, points: NDArray[Any]) -> float:
     radius = np.hypot(*np.ptp(points, axis=0)) / 2
     shifts = np.prod((size + 2 * radius) / 20.0)
     return float(2 * shifts * max(1.0, 2 * np.pi * radius / 20.0) * max(1, len(stack.z_um) / 6))
-
-# %% ../../nbs/07_federation/20_sections.ipynb #d17c931f
-@dataclass(frozen=True)
-class VoteCurve:
-    """z0 and its error, um; height a and constant c, beads; sharing S at multiples of step_um, flat_um h."""
-
-    z_um: float
-    z_err_um: float
-    height: float
-    constant: float
-    sharing: NDArray[np.float64]
-    step_um: float
-    flat_um: float
-
-    def __call__(self, z: Any) -> NDArray[np.float64]:
-        """Expected votes at depths z."""
-        away = np.abs(np.asarray(z, dtype=float) - self.z_um) - self.flat_um
-        return self.constant + self.height * _shape(away, self.sharing, self.step_um)
-
-
-def _shape(away: NDArray[Any], sharing: NDArray[Any], step: float) -> NDArray[np.float64]:
-    return np.interp(np.maximum(away, 0) / step, np.arange(len(sharing)), sharing)
-
-
-BEYOND_UM = 120.0  # how far outside the sample a slice can share beads with it
-
-
-def fit_votes(
-    z_um: NDArray[Any], count: NDArray[Any], sharing: NDArray[Any], slice_um: float | None = None
-) -> VoteCurve:
-    """The curve through the votes (s,) of sections at z (s,). `slice_um`: thickness of the slice, by default the step."""
-    z, n = np.asarray(z_um, dtype=float), np.asarray(count, dtype=float)
-    step = float(np.median(np.diff(z))) if len(z) > 1 else 15.0
-    flat = (step if slice_um is None else slice_um) / 2
-    peak = z[int(np.argmax(_smooth(n)))]
-    far = np.abs(z - peak) > len(sharing) * step
-    base = float(np.median(n[far])) if far.any() else 0.0
-    grid = np.arange(peak - BEYOND_UM, peak + BEYOND_UM + 0.5, 0.5)
-    grid = grid[(grid > z.min() - BEYOND_UM) & (grid < z.max() + BEYOND_UM)]
-    shapes = _shape(np.abs(z - grid[:, None]) - flat, sharing, step)
-    near = ~far
-    weight = 1 / np.maximum(_smooth(n), 2.0)[near]
-    shapes, excess = shapes[:, near], (n - base)[near]
-    height = (shapes * weight) @ excess / np.maximum((shapes**2 * weight).sum(1), 1e-9)
-    chi2 = (weight * (excess - height[:, None] * shapes) ** 2).sum(1)
-    best = int(np.argmin(chi2))
-    scale = max(1.0, chi2[best] / max(1, near.sum() - 2))
-    shared = sharing.sum()
-    inside = np.exp(-(chi2 - chi2[best]) / (2 * scale * shared))
-    mean = float((inside * grid).sum() / inside.sum())
-    error = float(np.sqrt((inside * (grid - mean) ** 2).sum() / inside.sum()))
-    return VoteCurve(float(grid[best]), error, float(height[best]), base, sharing, step, flat)
 
 # %% ../../nbs/07_federation/20_sections.ipynb #c4e07478
 STATUS = ("matched", "ambiguous", "orphan", "too few beads")
