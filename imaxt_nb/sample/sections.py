@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..core.errors import BadInput, ImaxtError
 from ..core.files import canonical_json
 from .channels import Channel, channels_from_json, channels_to_json
-from .images import SUFFIX, Image, checked_channels, display_windows
+from .images import SUFFIX, checked_channels, display_windows
 from .metadata import image_attributes, multiscale, spacing
 from imaxt_nb.sample.places import (
     exists,
