@@ -298,17 +298,36 @@ def _look(
     for c, name in enumerate(names):
         found: list[TileSummary] = []
         few: list[NDArray[Any]] = []
-        for image in track(tiles.choose(c, p.max_tiles), f"tiles of {name}"):
+        images = tiles.choose(c, p.max_tiles)
+        for image in track(images, f"tiles of {name}"):
             tile = tiles.read(image, c)
             few += [tile] if len(few) < 12 else []
             found.append(summarise(tile, size))
-        found = [t for t in found if np.nanmax(t.bins) > 0]
+        lit = [np.nanmax(t.bins) > 0 for t in found]
+        found = _by_place([t for t, ok in zip(found, lit, strict=True) if ok],
+                          [i[1] for i, ok in zip(images, lit, strict=True) if ok])  # fmt: skip
         if not found:
             warn(f"channel {name}: nothing but zeros, its flat is 1")
         transfer = photon_transfer(few) if p.pedestal is None and few else None
         crude.append(p.pedestal if p.pedestal is not None else transfer[0] if transfer else 0.0)
         summaries.append(found)
     return summaries, crude
+
+
+def _by_place(tiles: list[TileSummary], numbers: list[int], least: int = 8) -> list[TileSummary]:
+    """The mean of the tiles that lie at the same place in different sections: what is there is much the same.
+
+    Without that, their sample would look like something that many tiles have in common. Fewer than `least`
+    places are left as they are.
+    """
+    places = sorted(set(numbers))
+    if len(places) < least:
+        return tiles
+    groups = [[t for t, k in zip(tiles, numbers, strict=True) if k == place] for place in places]
+    parts = ("bins", "columns", "rows")
+    return [
+        TileSummary(*(np.mean([getattr(t, a) for t in g], axis=0) for a in parts)) for g in groups
+    ]
 
 
 def _stray(

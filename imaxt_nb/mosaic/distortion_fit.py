@@ -51,7 +51,7 @@ def measure_patches(
     """
     found = []
     shape = (a.shape[0], a.shape[1])
-    for box in patch_boxes(common_box(shape, offset, margins), side):
+    for box in _boxes(shape, offset, side, margins):
         t, z = np.asarray(offset, float), np.inf
         if reach:
             t, z = _found(a, b, box, np.round(offset).astype(int), reach, lattice)
@@ -61,6 +61,16 @@ def measure_patches(
         if done is not None:
             found.append([*done, min(z, 1e6)])
     return np.array(found).reshape(-1, 8)
+
+
+def _boxes(
+    shape: tuple[int, int], offset: Any, side: int, margins: Margins, most: int = 16
+) -> list[Box]:
+    """Patches of an overlap; of a wide one `most`, spread over it."""
+    boxes = patch_boxes(common_box(shape, offset, margins), side)
+    if len(boxes) <= most:
+        return boxes
+    return [boxes[i] for i in np.unique(np.linspace(0, len(boxes) - 1, most).astype(int))]
 
 
 def _found(a: Plane, b: Plane, box: Box, d: Any, reach: int, lattice: Plane) -> tuple[Any, float]:
@@ -155,7 +165,7 @@ def normal_equations(
 ) -> list[Normal]:  # fmt: skip
     """Equations of all usable patches of a pair whose offset is t, under the distortion `model`."""
     found = []
-    for box in patch_boxes(common_box((a.shape[0], a.shape[1]), t, margins), side):
+    for box in _boxes((a.shape[0], a.shape[1]), t, side, margins):
         here, wa = gather(a, box, lattice, STEP)
         there, wb = gather(b, box, lattice, STEP, shift=(-t[0], -t[1]))
         known = (wa > 0.99) & (wb > 0.99)

@@ -103,7 +103,7 @@ def keep_signal(
     """
     mean, noise = (one + two) / 2, _box(((one - two) / 2) ** 2, window)
     power = _box(mean * mean, window)
-    independent = min(window * window, mean.size) / 3  # neighbouring bins of a band are correlated
+    independent = min(window * window, mean.size) / 12  # neighbouring bins of a band are correlated
     doubt = strictness * noise * np.sqrt(2 / independent)
     signal = np.maximum(power - noise - doubt, 0)
     share = signal / (power + np.float32(1e-20))
@@ -129,7 +129,8 @@ class StackFlat:
 def stack_flat(
     tiles: Sequence[TileSummary], size: int, start: Floats | None = None, window: int = 9
 ) -> StackFlat:
-    """The flat of tiles whose dark was subtracted, in bins of `size`; `start` is a logarithm to begin from.
+    """The flat of tiles whose dark was subtracted, in bins of `size`; `start` is a logarithm to begin from,
+    whose tilt is kept (that of `mosaic.overlap_flat`).
 
     At least two tiles with signal; bins that are NaN or not positive don't count.
     """
@@ -144,7 +145,18 @@ def stack_flat(
     )
     logs *= use
     found, variance = _by_scale(logs, use, window)
+    if start is not None:
+        found = _without_tilt(found)
     return StackFlat(found + begin - lines, columns, rows, float(np.sqrt(variance)))
+
+
+def _without_tilt(image: Floats) -> Floats:
+    """A sample's brightness may have a trend that few tiles don't average out; `start` knows the tilt better."""
+    h, w = image.shape
+    y, x = np.linspace(-1, 1, h, dtype=np.float32)[:, None], np.linspace(-1, 1, w, dtype=np.float32)
+    for line in (y, x):
+        image = image - line * (image * line).mean() / (line * line).mean()
+    return image
 
 
 def _logs(bins: Floats) -> tuple[Floats, Floats]:

@@ -18,10 +18,11 @@ from .gather import gather
 from .patches import Margins, Plane, common_box
 
 # %% auto #0
-__all__ = ['CELL', 'overlap_cells', 'terms', 'OverlapFlat', 'overlap_flat']
+__all__ = ['CELL', 'TOGETHER', 'overlap_cells', 'terms', 'OverlapFlat', 'overlap_flat']
 
 # %% ../../nbs/05_mosaic/13_overlap_flat.ipynb #87cc4ed0
 CELL = 16  # px
+TOGETHER = 25  # cells that err together: what is wrong with a pair is wrong for all its cells
 
 
 def overlap_cells(
@@ -44,8 +45,9 @@ def overlap_cells(
     lattice = None if distortion is None else distortion.lattice(shape)
     values: list[Any] = []
     places: list[Any] = []
-    for tile, cut in ((a, box), (b, other)):
-        image, weight = gather(tile, cut, lattice, order=1)
+    rest = np.asarray(offset, float) - d  # less than a pixel
+    for tile, cut, shift in ((a, box, (0.0, 0.0)), (b, other, (-rest[0], -rest[1]))):
+        image, weight = gather(tile, cut, lattice, shift=shift, order=1)
         values.append(bin_mean(np.where(weight > 0.5, image, np.nan), CELL))
         h, w = values[-1].shape
         at = [cut[i] + (CELL - 1) / 2 + CELL * np.arange(n) for i, n in ((0, h), (2, w))]
@@ -124,7 +126,7 @@ def overlap_flat(
 def _prior_widths(degree: int) -> NDArray[np.float64]:
     """Flats are smooth: what is expected at most of the terms of degree 1, 2, 3, ..., in logarithms."""
     total = [i + j for i in range(degree + 1) for j in range(degree + 1 - i) if i + j]
-    return np.array([0.5 if d <= 2 else 0.1 / 2 ** (d - 3) for d in total])
+    return np.array([0.5 if d <= 2 else 0.03 / 3 ** (d - 3) for d in total])
 
 
 def _weights(rest: Any, level: Any, parts: int = 20) -> Any:
@@ -132,4 +134,4 @@ def _weights(rest: Any, level: Any, parts: int = 20) -> Any:
     variance = np.empty(len(rest))
     for part in np.array_split(np.argsort(level, kind="stable"), parts):
         variance[part] = np.median(rest[part] ** 2) / 0.455 + 1e-8
-    return 1 / variance / np.maximum(1, np.abs(rest) / np.sqrt(variance) / 1.5)
+    return 1 / (TOGETHER * variance) / np.maximum(1, np.abs(rest) / np.sqrt(variance) / 1.5)
