@@ -27,8 +27,8 @@ from imaxt_nb.mosaic.distortion import (
     to_json,
     write_distortion,
 )
-from imaxt_nb.mosaic.distortion_fit import shrink_to_radial
 from imaxt_nb.mosaic.flat import stack_flat, summarise
+from imaxt_nb.mosaic.radial_prior import shrink_to_radial
 from imaxt_nb.sample.channels import Channel
 from imaxt_nb.sample.store import Sample
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from .calibrate import CalibrationReport
 from .distortion import Distortion
-from .distortion_fit import predicted_error
 from .gather import gather
 from .patches import common_box
+from .radial_prior import predicted_error
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
