@@ -124,11 +124,11 @@ def _residual(links: Links, x: Floats) -> Floats:
     return np.asarray(links.displacement - x[links.tiles[:, 1]] + x[links.tiles[:, 0]])
 
 
-def _learn_stage(s: _Solution, stage: Floats, frame: NDArray[np.bool_], guess: Floats) -> Floats:
+def _learn_stage(s: _Solution, stage: Floats, frame: NDArray[np.bool_], guess: float) -> Floats:
     """The stage's error along both axes, from the tiles of the largest island."""
     n = int(frame.sum())
     if n < 6:
-        return guess
+        return np.full(2, guess)
     away = (s.x - stage @ s.model)[frame]
     return np.maximum(_scatter(away) * np.sqrt(n / (n - 1)), 0.02 * guess)
 
@@ -204,7 +204,9 @@ def _honest(
     links: Links, stage: Floats, frame: NDArray[np.bool_], guess: float, unit: float
 ) -> tuple[_Fit, float]:
     """The fit with the least error added to all links that makes their residuals as large as they should be."""
-    fit = _fit(links, stage, frame, guess, 0.1 * unit, 2 * guess * 0.4 ** np.arange(8))
+    fit = _fit(
+        links, stage, frame, guess, 0.1 * unit, np.asarray(2 * guess * 0.4 ** np.arange(8), float)
+    )
     fit = _fit(links, stage, frame, guess, 0.1 * unit, EXACT, fit)
     low, high = np.log(LEAST_FLOOR * unit), np.log(MOST_FLOOR * unit)
     for _ in range(8):
