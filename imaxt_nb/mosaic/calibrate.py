@@ -38,7 +38,7 @@ from imaxt_nb.mosaic.calibrate_flats import (
 from .calibration import Calibration, load_calibration, save_calibration
 from .distortion_fit import DistortionFit, fit_distortion
 from .flat import Floats, TileSummary, summarise
-from .overlap_flat import OverlapFlat, overlap_cells, overlap_flat
+from .overlap_flat import overlap_cells, overlap_flat
 from .overlap_shifts import Pair
 from .patches import Margins
 from .stray import Stray, photon_transfer
@@ -87,7 +87,7 @@ def calibrate_tiles(
     shape, names = raw.tile_shape, [c.name for c in raw.channels]
     tiles, size = TileChoice(raw, p.seed), max(1, round(max(shape) / 256))
     reach = int(np.ceil(p.max_stage_error_um / min(raw.pixel_um)))
-    summaries, crude, gains = _look(tiles, names, p, size, warn)
+    summaries, crude = _look(tiles, names, p, size, warn)
     strays = [
         tile_stray(s, d, p.stray_tolerance, shape) for s, d in zip(summaries, crude, strict=True)
     ]
@@ -99,15 +99,15 @@ def calibrate_tiles(
     report.figures["margins_px"] = list(margins)
     if live:
         _overlaps(sample, tiles, live, crude, margins, reach, p, report, warn, workers)
-    _flats(summaries, crude, gains, tiles, margins, size, p, report, warn)
+    _flats(summaries, crude, tiles, margins, size, p, report, warn)
     return report
 
 
 def _look(
     tiles: TileChoice, names: list[str], p: CalibrateParameters, size: int, warn: Warn
-) -> tuple[list[Any], list[float], list[float]]:
-    """Summaries of the chosen tiles of each channel, a first guess of its pedestal, and its gain; none for a dark channel."""
-    summaries, crude, gains = [], [], []
+) -> tuple[list[Any], list[float]]:
+    """Summaries of the chosen tiles of each channel, and a first guess of its pedestal; none for a dark channel."""
+    summaries, crude = [], []
     for c, name in enumerate(names):
         found: list[TileSummary] = []
         few: list[NDArray[Any]] = []
@@ -123,9 +123,8 @@ def _look(
             warn(f"channel {name}: nothing but zeros, its flat is 1")
         transfer = photon_transfer(few) if p.pedestal is None and few else None
         crude.append(p.pedestal if p.pedestal is not None else transfer[0] if transfer else 0.0)
-        gains.append(transfer[1] if transfer else 0.0)
         summaries.append(found)
-    return summaries, crude, gains
+    return summaries, crude
 
 # %% ../../nbs/05_mosaic/18_calibrate.ipynb #3172d692
 def _overlaps(
@@ -189,14 +188,14 @@ def _measured(
 
 # %% ../../nbs/05_mosaic/18_calibrate.ipynb #9221d071
 def _flats(
-    summaries: list[list[TileSummary]], crude: list[float], gains: list[float], tiles: TileChoice, margins: Margins, size: int,
+    summaries: list[list[TileSummary]], crude: list[float], tiles: TileChoice, margins: Margins, size: int,
     p: CalibrateParameters, report: CalibrationReport, warn: Warn,
 ) -> None:  # fmt: skip
     """Pedestal and flat of each channel, into the report."""
     shape = tiles.raw.tile_shape
     dark, flat = (np.full((len(summaries), *shape), v, np.float32) for v in (0, 1))
     errors: list[float | None] = []
-    for c, (found, first, gain) in enumerate(zip(summaries, crude, gains, strict=True)):
+    for c, (found, first) in enumerate(zip(summaries, crude, strict=True)):
         name = report.channels[c]
         cells = _cells(tiles, c, report, margins) if found else np.zeros((6, 0))
         report.cells.append(cells)
@@ -205,8 +204,10 @@ def _flats(
             continue
         level = float(np.percentile([np.nanmedian(t.bins) for t in found], 10)) - first
         over = overlap_flat(cells, shape, pedestal=p.pedestal)
-        value, known = _pedestal(over, first, gain, level)
-        over = overlap_flat(cells, shape, pedestal=value)
+        known = over is not None and over.pedestal_error < 0.2 * max(level, 1e-6)
+        if over is not None and not known:
+            over = overlap_flat(cells, shape, pedestal=first)
+        value = over.pedestal if over is not None else first
         dark[c] = value
         report.figures[f"pedestal {name}"] = round(value, 3)
         if p.pedestal is None and not known:
@@ -234,20 +235,6 @@ def _flats(
     report.calibration = replace(
         report.calibration, dark=dark, flat=None if p.flat == "none" else flat
     )
-
-
-def _pedestal(
-    over: OverlapFlat | None, first: float, gain: float, level: float
-) -> tuple[float, bool]:
-    """The pedestal from overlaps and from noise (right to a photon), and whether overlaps tell it well enough."""
-    if over is None:
-        return first, False
-    if over.pedestal_error == 0:  # given
-        return over.pedestal, True
-    if over.pedestal_error > 0.2 * max(level, 1e-6):
-        return first, False
-    a, b = 1 / over.pedestal_error**2, 1 / gain**2 if gain > 0 else 0.0
-    return (a * over.pedestal + b * first) / (a + b), True
 
 
 def _cells(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -24,17 +24,16 @@ from ..core.progress import track
 from .calibration import Calibration
 from .neighbours import stage_pixels
 from .orientation import find_orientation, the_orientation
-from .placement import Links, place
+from .placement import Links, Placement, place
 from .register import Registered, neighbours, register_widening
 from .strips import Stabiliser, find_stabiliser
-from .tile_tables import SectionPlaces, from_json, link_rows, tile_rows, to_json
 from ..sample.places import exists, join, read_json, save_json
 from ..sample.store import Sample
 from ..sample.tiles import RawTiles, TileSection
 
 # %% auto #0
-__all__ = ['Floats', 'Warn', 'PlaceParameters', 'reader', 'stabiliser', 'planes_agree', 'together', 'place_section',
-           'orientation_of', 'place_sample']
+__all__ = ['Floats', 'Warn', 'MEASURES', 'PlaceParameters', 'SectionPlaces', 'reader', 'stabiliser', 'planes_agree', 'together',
+           'tile_rows', 'link_rows', 'place_section', 'orientation_of', 'place_sample']
 
 # %% ../../nbs/05_mosaic/29_positions.ipynb #92f139b6
 Floats = NDArray[np.float64]
@@ -67,6 +66,15 @@ class PlaceParameters(Parameters):
     )
 
 # %% ../../nbs/05_mosaic/29_positions.ipynb #a6e26104
+@dataclass(frozen=True)
+class SectionPlaces:
+    """Placement and links of the planes of a section: what goes into the tables."""
+
+    tiles: pd.DataFrame
+    links: pd.DataFrame
+    notes: list[str]
+
+
 def reader(
     section: TileSection, plane: int, channels: list[int]
 ) -> Callable[[int], NDArray[Any] | None]:
@@ -138,7 +146,7 @@ def together(links: list[Links]) -> Links:
         np.concatenate([k.covariance for k in links]),
     )
 
-# %% ../../nbs/05_mosaic/29_positions.ipynb #a4461b1d
+# %% ../../nbs/05_mosaic/29_positions.ipynb #ea3b485c
 def _stage_places(section: TileSection, raw: RawTiles, orientation: Any) -> Floats:
     places = stage_pixels(section.table, raw.pixel_um, orientation)
     if not np.isfinite(places).all():
@@ -151,6 +159,52 @@ def _stage_places(section: TileSection, raw: RawTiles, orientation: Any) -> Floa
         )
     return places
 
+
+def tile_rows(section: TileSection, plane: int, p: Placement, pixel_um: Floats) -> pd.DataFrame:
+    """The rows of `tables/tiles.parquet` of a plane; `p` is in px (row, column), `pixel_um` (y, x)."""
+    xy, error = (p.position * pixel_um)[:, ::-1], (p.error * pixel_um)[:, ::-1]
+    there = section.present[:, plane].any(axis=1)
+    status = np.where(~there, "missing", np.where(p.n_links > 0, "registered", "stage"))
+    own = section.table[["tile", "row", "column", "stage_x_um", "stage_y_um"]].reset_index(
+        drop=True
+    )
+    own.insert(0, "section", section.number)
+    own.insert(1, "plane", plane)
+    return own.assign(
+        x_um=xy[:, 0], y_um=xy[:, 1], x_err_um=error[:, 0], y_err_um=error[:, 1],
+        n_links=p.n_links, status=status, island=p.island,
+    )  # fmt: skip
+
+
+def link_rows(
+    section: TileSection,
+    plane: int,
+    r: Registered,
+    p: Placement,
+    used: NDArray[np.bool_],
+    pixel_um: Floats,
+) -> pd.DataFrame:
+    """A row a pair: what was measured (um, x and y), and how it fits (residual, pull, weight)."""
+    n = len(r.pairs)
+    d, v, s = np.full((n, 2), np.nan), np.full((n, 2), np.nan), np.full((3, n), np.nan)
+    for i, k in enumerate(r.links):
+        if k.offset is not None:
+            d[i], v[i] = k.offset.displacement, np.sqrt(np.maximum(np.diag(k.offset.covariance), 0))
+            s[:2, i] = k.offset.agreement, k.offset.agreement_err
+        s[2, i] = k.significance
+    tiles = section.table["tile"].to_numpy()
+    x = p.position
+    rest = np.where(used[:, None], d - x[r.pairs[:, 1]] + x[r.pairs[:, 0]], np.nan) * pixel_um
+    d, v = (d * pixel_um)[:, ::-1], (v * pixel_um)[:, ::-1]
+    return pd.DataFrame(
+        {
+            "section": section.number, "plane": plane, "tile_a": tiles[r.pairs[:, 0]], "tile_b": tiles[r.pairs[:, 1]],
+            "dx_um": d[:, 0], "dy_um": d[:, 1], "dx_err_um": v[:, 0], "dy_err_um": v[:, 1],
+            "significance": s[2], "agreement": s[0], "agreement_err": s[1],
+            "residual_x_um": rest[:, 1], "residual_y_um": rest[:, 0], "accepted": used, "reason": [k.reason for k in r.links],
+        }
+    )  # fmt: skip
+
 # %% ../../nbs/05_mosaic/29_positions.ipynb #4836b44c
 def place_section(
     section: TileSection, raw: RawTiles, c: Calibration, p: PlaceParameters, orientation: Any, channels: list[int],
@@ -162,11 +216,10 @@ def place_section(
     root = stabiliser(section, channels, c)
     c, pairs = _channel_calibration(c, channels), neighbours(places, raw.tile_shape)
     reach = int(np.ceil(p.max_stage_error_um / pixel_um.min()))
-    error = p.stage_error_um / float(pixel_um.mean())
     found, notes = [], []
     for plane in range(raw.n_planes):
         r, floor = register_widening(
-            reader(section, plane, channels), pairs, places, c, root, reach, 1.5 * error, threads
+            reader(section, plane, channels), pairs, places, c, root, reach, threads
         )
         found.append(r)
         lucky = sum(k.accepted for k in r.chance)
@@ -178,6 +231,7 @@ def place_section(
     same = p.planes == "together" or (p.planes == "auto" and bool(planes_agree(found)))
     if same:
         links = [together(links)] * len(links)
+    error = p.stage_error_um / float(pixel_um.mean())
     placed = [place(k, places, error) for k in (links[:1] * len(links) if same else links)]
     tiles = [tile_rows(section, k, q, pixel_um) for k, q in enumerate(placed)]
     rows = [
@@ -262,7 +316,7 @@ def place_sample(
             channels,
             threads,
         )
-        parts.append(from_json(_kept(file, lambda: to_json(work()))))  # noqa: B023
+        parts.append(_from_json(_kept(file, lambda: _as_json(work()))))  # noqa: B023
         for note in parts[-1].notes:
             warn(note)
     tiles, links = (
@@ -285,3 +339,21 @@ def _forget(place: str) -> None:
     fs, path = fsspec.core.url_to_fs(place)
     if fs.exists(path):
         fs.rm(path, recursive=True)
+
+
+def _as_json(s: SectionPlaces) -> dict[str, Any]:
+    def columns(t: pd.DataFrame) -> dict[str, Any]:
+        return {str(n): [None if v != v else v for v in t[n].tolist()] for n in t}
+
+    return {"tiles": columns(s.tiles), "links": columns(s.links), "notes": s.notes}
+
+
+MEASURES = ("significance", "agreement", "agreement_err")
+
+
+def _from_json(own: dict[str, Any]) -> SectionPlaces:
+    tiles, links = pd.DataFrame(own["tiles"]), pd.DataFrame(own["links"])
+    for table in (tiles, links):
+        for name in [str(n) for n in table if str(n).endswith("_um") or n in MEASURES]:
+            table[name] = table[name].astype(float)
+    return SectionPlaces(tiles, links, own["notes"])

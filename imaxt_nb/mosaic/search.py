@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache, reduce
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -39,8 +39,9 @@ def bin_mean(values: Pixels, n: int) -> Pixels:
     """Means of n x n pixels of (..., y, x); rows and columns that are left over are dropped."""
     h, w = values.shape[-2] // n, values.shape[-1] // n
     cut = values[..., : h * n, : w * n]
-    rows = reduce(np.add, [cut[..., i::n, :] for i in range(n)])
-    return np.asarray(reduce(np.add, [rows[..., i::n] for i in range(n)]) / np.float32(n * n))
+    blocks = cut.reshape(*cut.shape[:-2], h, n, w, n)
+    rows = blocks.sum(axis=-3, dtype=np.float32)
+    return np.asarray(rows.sum(axis=-1) / np.float32(n * n), np.float32)
 
 
 def _taper(n: int) -> Pixels:

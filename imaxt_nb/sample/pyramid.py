@@ -5,9 +5,9 @@
 # %% ../../nbs/01_sample/02_pyramid.ipynb #25710f8d
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,7 +21,6 @@ def _even(block: NDArray[Any]) -> NDArray[Any]:
     return np.pad(block, odd, mode="edge") if any(n for _, n in odd) else block
 
 
-@numba.njit(nogil=True, cache=True)
 def _mean_of_quads(b: Any, out: Any) -> None:
     """Sums of at most 18 bits, halves to the nearest even number: the same as `rint` of the mean."""
     for k in range(b.shape[0]):
@@ -35,13 +34,21 @@ def _mean_of_quads(b: Any, out: Any) -> None:
                 ) >> np.uint32(2)
 
 
+@cache
+def _compiled() -> Any:
+    """`_mean_of_quads` as machine code; numba is imported when it is needed."""
+    import numba
+
+    return numba.njit(nogil=True, cache=True)(_mean_of_quads)
+
+
 def halve_mean(block: NDArray[Any]) -> NDArray[Any]:
     """Mean over 2 x 2 pixels of the last two axes (y, x); integers are rounded to the nearest."""
     b = _even(block)
     if b.dtype in (np.uint8, np.uint16):
         out = np.empty((*b.shape[:-2], b.shape[-2] // 2, b.shape[-1] // 2), b.dtype)
         stack = np.ascontiguousarray(b).reshape(-1, *b.shape[-2:])
-        _mean_of_quads(stack, out.reshape(-1, *out.shape[-2:]))
+        _compiled()(stack, out.reshape(-1, *out.shape[-2:]))
         return out
     kind = np.float32 if b.dtype == np.float32 else np.float64
     quads: list[Any] = [b[..., i::2, j::2].astype(kind, copy=False) for i in (0, 1) for j in (0, 1)]
