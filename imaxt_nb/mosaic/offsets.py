@@ -8,117 +8,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage as ndi
 
+from imaxt_nb.mosaic.peaks import (
+    FINE_HIGH_PASS,
+    LAGS,
+    LEAST_PX,
+    _gradient_sums,
+    _lag_sums,
+    summit,
+    value_at,
+)
 from .search import RINGS, Floats, flatten
 from .strips import Pixels, Strip
 
 # %% auto #0
-__all__ = ['LAGS', 'FINE_HIGH_PASS', 'LEAST_PX', 'COARSE_BLUR', 'value_at', 'summit', 'smooth', 'sigma_for', 'Offset', 'matching',
-           'Place', 'climb', 'fine']
-
-# %% ../../nbs/05_mosaic/22_offsets.ipynb #74342185
-@numba.njit(nogil=True, cache=True, fastmath=True)
-def _lag_sums(a: Any, wa: Any, b: Any, wb: Any, n: int, out: Any) -> None:
-    """Weighted sums 1, a, b, aa, bb, ab for b displaced by -n..n px; out (2n+1, 2n+1, 6)."""
-    h, w = a.shape
-    for u in range(-n, n + 1):
-        for v in range(-n, n + 1):
-            t = np.zeros(6)
-            for y in range(n, h - n):
-                s0 = s1 = s2 = s3 = s4 = s5 = np.float32(0)
-                for x in range(n, w - n):
-                    p, q = a[y, x], b[y - u, x - v]
-                    m = wa[y, x] * wb[y - u, x - v]
-                    mp, mq = m * p, m * q
-                    s0 += m
-                    s1 += mp
-                    s2 += mq
-                    s3 += mp * p
-                    s4 += mq * q
-                    s5 += mp * q
-                t[0] += s0
-                t[1] += s1
-                t[2] += s2
-                t[3] += s3
-                t[4] += s4
-                t[5] += s5
-            out[u + n, v + n] = t
-
-
-@numba.njit(nogil=True, cache=True, fastmath=True)
-def _gradient_sums(
-    a: Any, wa: Any, b: Any, wb: Any, k: float, c: float, dy: float, dx: float, out: Any
-) -> None:
-    """Sums of m: cross-gradient products yy, yx, xx, those of the mean gradient, squared residuals, and 1."""
-    h, w = a.shape
-    half = np.float32(0.5)
-    for y in range(3, h - 3):
-        t0 = t1 = t2 = t3 = t4 = t5 = t6 = t7 = np.float32(0)
-        for x in range(3, w - 3):
-            m = wa[y, x] * wb[y, x]
-            ay, ax = half * (a[y + 1, x] - a[y - 1, x]), half * (a[y, x + 1] - a[y, x - 1])
-            by, bx = k * half * (b[y + 1, x] - b[y - 1, x]), k * half * (b[y, x + 1] - b[y, x - 1])
-            gy, gx = half * (ay + by), half * (ax + bx)
-            r = a[y, x] - k * b[y, x] - c + gy * dy + gx * dx
-            t0 += m * ay * by
-            t1 += m * half * (ay * bx + ax * by)
-            t2 += m * ax * bx
-            t3 += m * gy * gy
-            t4 += m * gy * gx
-            t5 += m * gx * gx
-            t6 += m * r * r
-            t7 += m
-        out[0] += t0
-        out[1] += t1
-        out[2] += t2
-        out[3] += t3
-        out[4] += t4
-        out[5] += t5
-        out[6] += t6
-        out[7] += t7
-
-# %% ../../nbs/05_mosaic/22_offsets.ipynb #0eb54d91
-LAGS, FINE_HIGH_PASS, LEAST_PX = 2, 61, 24
-_POWERS = np.linalg.inv(np.vander(np.arange(-LAGS, LAGS + 1.0), increasing=True))
-
-
-def _monomials(t: float) -> tuple[Floats, Floats, Floats]:
-    """Powers 0 to 4 of t, and their first two derivatives."""
-    k = np.arange(2 * LAGS + 1.0)
-    p = t**k
-    return p, k * np.append(0, p[:-1]), k * (k - 1) * np.append([0, 0], p[:-2])
-
-
-def value_at(z: Floats, p: Floats) -> float:
-    """The polynomial through the 5 x 5 map at (row, column) from its middle."""
-    return float(_monomials(p[0])[0] @ (_POWERS @ z @ _POWERS.T) @ _monomials(p[1])[0])
-
-
-def summit(z: Floats) -> Floats:
-    """Where a 5 x 5 map has its maximum, (row, column) from the middle.
-
-    The map is a polynomial of degree four along both axes, climbed by Newton steps; NaN where that leaves the map.
-    """
-    c, p = _POWERS @ z @ _POWERS.T, np.zeros(2)
-    for _ in range(20):
-        (y0, y1, y2), (x0, x1, x2) = _monomials(p[0]), _monomials(p[1])
-        g = np.array([y1 @ c @ x0, y0 @ c @ x1])
-        a, b, d = y2 @ c @ x0, y1 @ c @ x1, y0 @ c @ x2
-        if a >= 0 or a * d <= b * b:
-            return np.full(2, np.nan)
-        move = np.clip(
-            np.array([b * g[1] - d * g[0], b * g[0] - a * g[1]]) / (a * d - b * b), -0.5, 0.5
-        )
-        p = p + move
-        if np.abs(p).max() > LAGS:
-            return np.full(2, np.nan)
-        if np.abs(move).max() < 1e-5:
-            break
-    return np.asarray(p)
+__all__ = ['COARSE_BLUR', 'smooth', 'sigma_for', 'Offset', 'matching', 'Place', 'climb', 'fine']
 
 # %% ../../nbs/05_mosaic/22_offsets.ipynb #e6e29856
 def smooth(values: Pixels, weight: Pixels | None, sigma: float) -> Pixels:

@@ -24,16 +24,17 @@ from ..core.progress import track
 from .calibration import Calibration
 from .neighbours import stage_pixels
 from .orientation import find_orientation, the_orientation
-from .placement import Links, Placement, place
+from .placement import Links, place
 from .register import Registered, neighbours, register_widening
 from .strips import Stabiliser, find_stabiliser
+from .tile_tables import link_rows, tile_rows
 from ..sample.places import exists, join, read_json, save_json
 from ..sample.store import Sample
 from ..sample.tiles import RawTiles, TileSection
 
 # %% auto #0
 __all__ = ['Floats', 'Warn', 'MEASURES', 'PlaceParameters', 'SectionPlaces', 'reader', 'stabiliser', 'planes_agree', 'together',
-           'tile_rows', 'link_rows', 'place_section', 'orientation_of', 'place_sample']
+           'place_section', 'orientation_of', 'place_sample']
 
 # %% ../../nbs/05_mosaic/29_positions.ipynb #92f139b6
 Floats = NDArray[np.float64]
@@ -158,52 +159,6 @@ def _stage_places(section: TileSection, raw: RawTiles, orientation: Any) -> Floa
             expected="positions, or a nominal grid given at conversion",
         )
     return places
-
-
-def tile_rows(section: TileSection, plane: int, p: Placement, pixel_um: Floats) -> pd.DataFrame:
-    """The rows of `tables/tiles.parquet` of a plane; `p` is in px (row, column), `pixel_um` (y, x)."""
-    xy, error = (p.position * pixel_um)[:, ::-1], (p.error * pixel_um)[:, ::-1]
-    there = section.present[:, plane].any(axis=1)
-    status = np.where(~there, "missing", np.where(p.n_links > 0, "registered", "stage"))
-    own = section.table[["tile", "row", "column", "stage_x_um", "stage_y_um"]].reset_index(
-        drop=True
-    )
-    own.insert(0, "section", section.number)
-    own.insert(1, "plane", plane)
-    return own.assign(
-        x_um=xy[:, 0], y_um=xy[:, 1], x_err_um=error[:, 0], y_err_um=error[:, 1],
-        n_links=p.n_links, status=status, island=p.island,
-    )  # fmt: skip
-
-
-def link_rows(
-    section: TileSection,
-    plane: int,
-    r: Registered,
-    p: Placement,
-    used: NDArray[np.bool_],
-    pixel_um: Floats,
-) -> pd.DataFrame:
-    """A row a pair: what was measured (um, x and y), and how it fits (residual, pull, weight)."""
-    n = len(r.pairs)
-    d, v, s = np.full((n, 2), np.nan), np.full((n, 2), np.nan), np.full((3, n), np.nan)
-    for i, k in enumerate(r.links):
-        if k.offset is not None:
-            d[i], v[i] = k.offset.displacement, np.sqrt(np.maximum(np.diag(k.offset.covariance), 0))
-            s[:2, i] = k.offset.agreement, k.offset.agreement_err
-        s[2, i] = k.significance
-    tiles = section.table["tile"].to_numpy()
-    x = p.position
-    rest = np.where(used[:, None], d - x[r.pairs[:, 1]] + x[r.pairs[:, 0]], np.nan) * pixel_um
-    d, v = (d * pixel_um)[:, ::-1], (v * pixel_um)[:, ::-1]
-    return pd.DataFrame(
-        {
-            "section": section.number, "plane": plane, "tile_a": tiles[r.pairs[:, 0]], "tile_b": tiles[r.pairs[:, 1]],
-            "dx_um": d[:, 0], "dy_um": d[:, 1], "dx_err_um": v[:, 0], "dy_err_um": v[:, 1],
-            "significance": s[2], "agreement": s[0], "agreement_err": s[1],
-            "residual_x_um": rest[:, 1], "residual_y_um": rest[:, 0], "accepted": used, "reason": [k.reason for k in r.links],
-        }
-    )  # fmt: skip
 
 # %% ../../nbs/05_mosaic/29_positions.ipynb #4836b44c
 def place_section(
