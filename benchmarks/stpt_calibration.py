@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from imaxt_nb.mosaic.calibrate import CalibrateParameters, CalibrationReport, calibrate_tiles
+from imaxt_nb.mosaic.calibrate import CalibrationReport, calibrate_tiles
+from imaxt_nb.mosaic.calibrate_choice import CalibrateParameters
 from imaxt_nb.sample.channels import Channel
 
 GAIN, READ, OFFSET = 8.0, 6.0, 100.0  # of the generator

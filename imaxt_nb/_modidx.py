@@ -1437,6 +1437,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'imaxt_nb/mosaic/calibrate_flats.py'),
                                                  'imaxt_nb.mosaic.calibrate_flats.margins_of': ( '05_mosaic/calibrate_flats.html#margins_of',
                                                                                                  'imaxt_nb/mosaic/calibrate_flats.py'),
+                                                 'imaxt_nb.mosaic.calibrate_flats.pedestal_of': ( '05_mosaic/calibrate_flats.html#pedestal_of',
+                                                                                                  'imaxt_nb/mosaic/calibrate_flats.py'),
                                                  'imaxt_nb.mosaic.calibrate_flats.tile_stray': ( '05_mosaic/calibrate_flats.html#tile_stray',
                                                                                                  'imaxt_nb/mosaic/calibrate_flats.py'),
                                                  'imaxt_nb.mosaic.calibrate_flats.tile_weight': ( '05_mosaic/calibrate_flats.html#tile_weight',

@@ -16,7 +16,8 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage as ndi
 
 from imaxt_nb.core.errors import BadInput, UsageError
-from imaxt_nb.mosaic.calibrate import CalibrateParameters, calibrate_sample, calibrate_tiles
+from imaxt_nb.mosaic.calibrate import calibrate_sample, calibrate_tiles
+from imaxt_nb.mosaic.calibrate_choice import CalibrateParameters
 from imaxt_nb.mosaic.calibration import Calibration, load_calibration, save_calibration
 from imaxt_nb.mosaic.distortion import (
     Distortion,

@@ -32,6 +32,7 @@ from imaxt_nb.mosaic.calibrate_flats import (
     crop,
     filled,
     margins_of,
+    pedestal_of,
     tile_stray,
     tile_weight,
 )
@@ -87,7 +88,7 @@ def calibrate_tiles(
     shape, names = raw.tile_shape, [c.name for c in raw.channels]
     tiles, size = TileChoice(raw, p.seed), max(1, round(max(shape) / 256))
     reach = int(np.ceil(p.max_stage_error_um / min(raw.pixel_um)))
-    summaries, crude = _look(tiles, names, p, size, warn)
+    summaries, crude, gains = _look(tiles, names, p, size, warn)
     strays = [
         tile_stray(s, d, p.stray_tolerance, shape) for s, d in zip(summaries, crude, strict=True)
     ]
@@ -99,15 +100,15 @@ def calibrate_tiles(
     report.figures["margins_px"] = list(margins)
     if live:
         _overlaps(sample, tiles, live, crude, margins, reach, p, report, warn, workers)
-    _flats(summaries, crude, tiles, margins, size, p, report, warn)
+    _flats(summaries, crude, gains, tiles, margins, size, p, report, warn)
     return report
 
 
 def _look(
     tiles: TileChoice, names: list[str], p: CalibrateParameters, size: int, warn: Warn
-) -> tuple[list[Any], list[float]]:
-    """Summaries of the chosen tiles of each channel, and a first guess of its pedestal; none for a dark channel."""
-    summaries, crude = [], []
+) -> tuple[list[Any], list[float], list[float]]:
+    """Summaries of the chosen tiles of each channel, a first guess of its pedestal, and its gain; none for a dark channel."""
+    summaries, crude, gains = [], [], []
     for c, name in enumerate(names):
         found: list[TileSummary] = []
         few: list[NDArray[Any]] = []
@@ -123,8 +124,9 @@ def _look(
             warn(f"channel {name}: nothing but zeros, its flat is 1")
         transfer = photon_transfer(few) if p.pedestal is None and few else None
         crude.append(p.pedestal if p.pedestal is not None else transfer[0] if transfer else 0.0)
+        gains.append(transfer[1] if transfer else 0.0)
         summaries.append(found)
-    return summaries, crude
+    return summaries, crude, gains
 
 # %% ../../nbs/05_mosaic/18_calibrate.ipynb #3172d692
 def _overlaps(
@@ -188,14 +190,14 @@ def _measured(
 
 # %% ../../nbs/05_mosaic/18_calibrate.ipynb #9221d071
 def _flats(
-    summaries: list[list[TileSummary]], crude: list[float], tiles: TileChoice, margins: Margins, size: int,
+    summaries: list[list[TileSummary]], crude: list[float], gains: list[float], tiles: TileChoice, margins: Margins, size: int,
     p: CalibrateParameters, report: CalibrationReport, warn: Warn,
 ) -> None:  # fmt: skip
     """Pedestal and flat of each channel, into the report."""
     shape = tiles.raw.tile_shape
     dark, flat = (np.full((len(summaries), *shape), v, np.float32) for v in (0, 1))
     errors: list[float | None] = []
-    for c, (found, first) in enumerate(zip(summaries, crude, strict=True)):
+    for c, (found, first, gain) in enumerate(zip(summaries, crude, gains, strict=True)):
         name = report.channels[c]
         cells = _cells(tiles, c, report, margins) if found else np.zeros((6, 0))
         report.cells.append(cells)
@@ -204,10 +206,8 @@ def _flats(
             continue
         level = float(np.percentile([np.nanmedian(t.bins) for t in found], 10)) - first
         over = overlap_flat(cells, shape, pedestal=p.pedestal)
-        known = over is not None and over.pedestal_error < 0.2 * max(level, 1e-6)
-        if over is not None and not known:
-            over = overlap_flat(cells, shape, pedestal=first)
-        value = over.pedestal if over is not None else first
+        value, known = pedestal_of(over, first, gain, level)
+        over = overlap_flat(cells, shape, pedestal=value)
         dark[c] = value
         report.figures[f"pedestal {name}"] = round(value, 3)
         if p.pedestal is None and not known:

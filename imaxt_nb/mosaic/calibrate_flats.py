@@ -14,7 +14,7 @@ from .patches import Margins
 from .stray import Stray, stray_light
 
 # %% auto #0
-__all__ = ['check_engine', 'channel_flat', 'crop', 'by_place', 'tile_stray', 'margins_of', 'tile_weight', 'filled']
+__all__ = ['check_engine', 'channel_flat', 'crop', 'pedestal_of', 'by_place', 'tile_stray', 'margins_of', 'tile_weight', 'filled']
 
 # %% ../../nbs/05_mosaic/17_calibrate_flats.ipynb #036393d9
 def check_engine(engine: str) -> None:
@@ -62,6 +62,20 @@ def crop(t: TileSummary, margins: Margins, size: int) -> TileSummary:
     rows[: margins[0]], rows[len(rows) - margins[1] :] = np.nan, np.nan
     columns[: margins[2]], columns[len(columns) - margins[3] :] = np.nan, np.nan
     return TileSummary(bins, columns, rows)
+
+# %% ../../nbs/05_mosaic/17_calibrate_flats.ipynb #9db7ae84
+def pedestal_of(
+    over: OverlapFlat | None, first: float, gain: float, level: float
+) -> tuple[float, bool]:
+    """The pedestal from overlaps and from noise (right to a photon), and whether overlaps tell it well enough."""
+    if over is None:
+        return first, False
+    if over.pedestal_error == 0:  # given
+        return over.pedestal, True
+    if over.pedestal_error > 0.2 * max(level, 1e-6):
+        return first, False
+    a, b = 1 / over.pedestal_error**2, 1 / gain**2 if gain > 0 else 0.0
+    return (a * over.pedestal + b * first) / (a + b), True
 
 # %% ../../nbs/05_mosaic/17_calibrate_flats.ipynb #48c54aa1
 def by_place(tiles: list[TileSummary], numbers: list[int], least: int = 8) -> list[TileSummary]:
