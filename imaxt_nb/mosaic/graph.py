@@ -29,6 +29,10 @@ def islands(n: int, pairs: Ints) -> Ints:
     return np.asarray(np.argsort(order)[label])
 
 # %% ../../nbs/05_mosaic/26_graph.ipynb #3203893e
+def _back(factor: Any, right: Floats) -> Floats:
+    return np.asarray(sl.cho_solve(factor, right, check_finite=False))
+
+
 class BlockTridiagonal:
     """A sparse symmetric positive definite matrix (n, n), factorised."""
 
@@ -52,17 +56,17 @@ class BlockTridiagonal:
             if k:
                 below = h[s, cut[k - 1]].toarray()
                 self._below.append(below)
-                block -= below @ sl.cho_solve(self._factors[-1], below.T)
+                block -= below @ _back(self._factors[-1], below.T)
             self._factors.append(sl.cho_factor(block, lower=True))
 
     def solve(self, right: Floats) -> Floats:
         """The solution for the right side(s) (n,) or (n, m)."""
         x = [np.array(right[self.order][s], np.float64) for s in self._cut]
         for k, below in enumerate(self._below):
-            x[k + 1] -= below @ sl.cho_solve(self._factors[k], x[k])
-        x[-1] = sl.cho_solve(self._factors[-1], x[-1])
+            x[k + 1] -= below @ _back(self._factors[k], x[k])
+        x[-1] = _back(self._factors[-1], x[-1])
         for k in range(len(x) - 2, -1, -1):
-            x[k] = sl.cho_solve(self._factors[k], x[k] - self._below[k].T @ x[k + 1])
+            x[k] = _back(self._factors[k], x[k] - self._below[k].T @ x[k + 1])
         return np.asarray(np.concatenate(x)[self.rank])
 
     def inverse_at(self, rows: Ints, cols: Ints) -> Floats:
@@ -82,11 +86,11 @@ class BlockTridiagonal:
 
     def _inverse(self) -> Any:
         """From the last to the first: the number of a block, the inverse's block there, and the one below."""
-        eye, below = np.eye, np.zeros((0, 0))
-        same = sl.cho_solve(self._factors[-1], eye(len(self._factors[-1][0])))
+        below = np.zeros((0, 0))
+        same = _back(self._factors[-1], np.eye(len(self._factors[-1][0])))
         yield len(self._cut) - 1, same, below
         for k in range(len(self._cut) - 2, -1, -1):
-            g = sl.cho_solve(self._factors[k], self._below[k].T).T
+            g = _back(self._factors[k], self._below[k].T).T
             below = -same @ g
-            same = sl.cho_solve(self._factors[k], eye(len(self._factors[k][0]))) - g.T @ below
+            same = _back(self._factors[k], np.eye(len(self._factors[k][0]))) - g.T @ below
             yield k, same, below

@@ -12,22 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage as ndi
 
-from imaxt_nb.mosaic.peaks import (
-    FINE_HIGH_PASS,
-    LAGS,
-    LEAST_PX,
-    _gradient_sums,
-    _lag_sums,
-    summit,
-    value_at,
-)
+from .peaks import LAGS, gradient_sums, lag_sums, lag_sums_plain, summit, value_at
 from .search import RINGS, Floats, flatten
 from .strips import Pixels, Strip
 
 # %% auto #0
-__all__ = ['COARSE_BLUR', 'smooth', 'sigma_for', 'Offset', 'matching', 'Place', 'climb', 'fine']
+__all__ = ['FINE_HIGH_PASS', 'LEAST_PX', 'smooth', 'sigma_for', 'Offset', 'matching', 'Place', 'climb', 'fine']
 
 # %% ../../nbs/05_mosaic/22_offsets.ipynb #e6e29856
+FINE_HIGH_PASS, LEAST_PX = 61, 16
+
+
 def smooth(values: Pixels, weight: Pixels | None, sigma: float) -> Pixels:
     """A band of the structure in (y, x): blurred by `sigma` px, less the surroundings."""
     if weight is None:
@@ -99,7 +94,7 @@ def _bands(a: Strip, b: Strip, at: Any, sigma: float) -> tuple[list[_Band], Pixe
         None if s.weight is None else np.ascontiguousarray(s.weight[k])
         for s, k in zip((a, b), at, strict=True)
     ]
-    bands, left = [], 1 / (4 * np.pi * sigma**2)
+    bands, left, plain = [], 1 / (4 * np.pi * sigma**2), weights[0] is None and weights[1] is None
     one = np.ones(a.values.shape[1:], np.float32)[at[0]]
     wa, wb = (np.ascontiguousarray((one if w is None else w)[inner]) for w in weights)
     for c in range(len(a.values)):
@@ -108,7 +103,10 @@ def _bands(a: Strip, b: Strip, at: Any, sigma: float) -> tuple[list[_Band], Pixe
             for s, k, w in zip((a, b), at, weights, strict=True)
         )
         sums = np.empty((2 * LAGS + 1, 2 * LAGS + 1, 6))
-        _lag_sums(p, wa, q, wb, LAGS, sums)
+        if plain:
+            lag_sums_plain(p, q, LAGS, sums)
+        else:
+            lag_sums(p, wa, q, wb, LAGS, sums)
         bands.append(
             _Band(p, q, (float(a.noise[c]) ** 2 * left, float(b.noise[c]) ** 2 * left), sums)
         )
@@ -141,7 +139,7 @@ def climb(a: Strip, b: Strip, start: Floats, sigma: float, steps: int) -> Place 
     whole, seen = np.round(start).astype(int), set()
     for _ in range(steps):
         at = matching(a, b, whole)
-        if at is None or min(s.stop - s.start for s in at[0]) < 3 * sigma + LEAST_PX // 2:
+        if at is None or min(s.stop - s.start for s in at[0]) < 3 * sigma + 12:
             return None
         bands, wa, wb = _bands(a, b, at, sigma)
         z = _combined(bands)
@@ -156,14 +154,9 @@ def climb(a: Strip, b: Strip, start: Floats, sigma: float, steps: int) -> Place 
     return None
 
 # %% ../../nbs/05_mosaic/22_offsets.ipynb #8b311673
-COARSE_BLUR = 2.0  # px; structure finer than this leaves edges no say
-
-
 def _unbiased(a: Strip, b: Strip, place: Place, sigma: float) -> tuple[Place, Floats]:
     """The place where the rest vanishes, and what the covariance has to be multiplied with from both sides."""
     stretch: Floats = np.eye(2)
-    if sigma <= COARSE_BLUR:
-        return place, stretch
     for _ in range(3):
         slopes = []
         for step in np.eye(2, dtype=int):
@@ -185,12 +178,19 @@ def _unbiased(a: Strip, b: Strip, place: Place, sigma: float) -> tuple[Place, Fl
     return Place(place.whole, np.clip(rest, -8, 8), place.bands, place.weights), stretch @ stretch
 
 
-def fine(a: Strip, b: Strip, start: Floats, sigma: float) -> Offset | None:
-    """The offset near a displacement `start` that is right within some px; None if there is no peak."""
+def fine(
+    a: Strip, b: Strip, start: Floats, sigma: float, steps: int = 6, rich: bool = False
+) -> Offset | None:
+    """The offset near a displacement `start` that is right within twice as many px as `steps`; None if there is no peak.
+
+    `rich`: the overlap is full of structure, and its edges have no say.
+    """
     for blur in (sigma, 2 * sigma):
-        place = climb(a, b, start, blur, 6)
+        place = climb(a, b, start, blur, steps)
         if place is not None:
-            place, stretch = _unbiased(a, b, place, blur)
+            stretch: Floats = np.eye(2)
+            if not rich:
+                place, stretch = _unbiased(a, b, place, blur)
             return _describe(place, stretch, blur)
     return None
 
@@ -209,7 +209,7 @@ def _describe(place: Place, stretch: Floats, sigma: float) -> Offset | None:
         k = float(np.clip(np.sqrt(sa / sb), 0.5, 2))
         n, s1, s2 = band.sums[LAGS, LAGS, :3]
         out = np.zeros(8)
-        _gradient_sums(band.a, wa, band.b, wb, k, (s1 - k * s2) / n, rest[0], rest[1], out)
+        gradient_sums(band.a, wa, band.b, wb, k, (s1 - k * s2) / n, rest[0], rest[1], out)
         noise = band.noise[0] + k * k * band.noise[1]
         spread = max(out[6] / out[7], noise) + 1e-12
         information += np.array([[out[0], out[1]], [out[1], out[2]]]) / spread

@@ -5,36 +5,40 @@
 # %% ../../nbs/05_mosaic/24_pairs.ipynb #17a6ab66
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .offsets import Offset, climb, fine, sigma_for
+from .offsets import Offset, fine, sigma_for
 from .search import Floats, Peak, Search, Spectrum, search, spectrum
 from .strips import Strip
 
 # %% auto #0
-__all__ = ['LEAST_SIGNIFICANCE', 'LEAST_AGREEMENT', 'AGREEMENT_ERROR', 'LEAST_SIGNAL', 'CONTENT', 'Link', 'reason_against',
-           'measure_pair', 'transform']
+__all__ = ['LEAST_SIGNIFICANCE', 'LEAST_AGREEMENT', 'AGREEMENT_ERROR', 'LEAST_SIGNAL', 'HOPELESS', 'BENT', 'TOLERANT', 'RICH',
+           'CONTENT', 'UNLIKELY', 'Link', 'reason_against', 'measure_pair', 'transform', 'stage_scatter',
+           'agreement_asked', 'doubted']
 
 # %% ../../nbs/05_mosaic/24_pairs.ipynb #9278672e
 LEAST_SIGNIFICANCE = 6.0  # the highest of some thousand normal deviates is below 4.5
-LEAST_AGREEMENT = 0.9
-AGREEMENT_ERROR = 0.2
+LEAST_AGREEMENT = 0.8  # whatever the calibration left
+AGREEMENT_ERROR = 0.12
 LEAST_SIGNAL = 10.0
+HOPELESS = 0.4  # agreement that nothing will mend
 
 
 @dataclass(frozen=True)
 class Link:
     """What is known of a pair: the best offset, if there is any, and whether it is to be believed.
 
-    `significance` of the coarse peak; `structure`: both strips show something; `reason`: why it is not accepted, or "".
+    `significance` of the coarse peak; `structure`: both strips show something; `rich`: the overlap is full of fine
+    structure, which no other place repeats; `reason`: why it is not accepted, or "".
     """
 
     offset: Offset | None
     significance: float
     structure: bool
     reason: str
+    rich: bool = False
 
     @property
     def accepted(self) -> bool:
@@ -65,13 +69,14 @@ def measure_pair(
     """The link of two strips with their spectra: of the best peaks the first that is believed, else the first."""
     peaks, snr = search(fa, fb, plan, plan.centre(a, b))
     structure = bool(min(fa.content, fb.content) > CONTENT)
+    rich = sigma_for(snr, plan.bins) < RICH
     first: Link | None = None
     for peak in peaks:
         offset = None
         if peak.significance >= floor:
             offset = _refine(a, b, fa, fb, peak, plan, snr)
         why = reason_against(offset, peak.significance, plan.expected, plan.reach, floor)
-        link = Link(offset, peak.significance, structure, why)
+        link = Link(offset, peak.significance, structure, why, rich)
         if link.accepted:
             return link
         first = first or link
@@ -82,16 +87,72 @@ def measure_pair(
 def _refine(
     a: Strip, b: Strip, fa: Spectrum, fb: Spectrum, peak: Peak, plan: Search, snr: Floats
 ) -> Offset | None:
-    """From a coarse peak over the true correlation of the binned overlaps to the fine offset."""
-    place = climb(fa.view, fb.view, peak.displacement, 1.0, 12)
-    bins = peak.displacement if place is None else place.whole + place.rest
-    start = bins * plan.bins + np.array(a.origin) - np.array(b.origin)
-    return fine(a, b, start, sigma_for(snr, plan.bins))
+    """From a coarse peak to the offset of the binned overlaps, and on to full resolution if there is more to see."""
+    sigma, n = sigma_for(snr, plan.bins), plan.bins
+    found = fine(fa.view, fb.view, peak.displacement, max(1.0, sigma / n), 12)
+    if found is None:
+        return None
+    away = np.array(a.origin) - np.array(b.origin)
+    first = replace(
+        found, displacement=found.displacement * n + away, covariance=found.covariance * n**2
+    )
+    if first.agreement + 4 * first.agreement_err < HOPELESS:
+        return first
+    sharp = (
+        first
+        if n == 1 or sigma >= 2 * n
+        else fine(a, b, first.displacement, sigma, rich=sigma < RICH) or first
+    )
+    if sigma < TOLERANT and sharp.agreement + 1.5 * sharp.agreement_err < BENT:
+        wide = fine(a, b, sharp.displacement, TOLERANT)
+        return wide if wide is not None and wide.agreement > sharp.agreement else sharp
+    return sharp
 
 
+BENT, TOLERANT = (
+    0.9,
+    4.0,
+)  # less agreement than this may be a distortion that wasn't corrected: a blur of so many px forgives it
+RICH = 2.0  # px: the blur of overlaps that are full of fine structure
 CONTENT = 8.0
 
 
 def transform(strip: Strip, plan: Search) -> Spectrum:
     """The spectrum of a strip for a plan."""
     return spectrum(strip, plan.shape, plan.bins)
+
+# %% ../../nbs/05_mosaic/24_pairs.ipynb #4d515122
+UNLIKELY = 3.5  # standard deviations
+
+
+def stage_scatter(links: list[Link], expected: Floats, guess: float) -> tuple[Floats, Floats]:
+    """Middle and robust width (2,) px of what rich links add to the stage's displacements; `guess`: width if there are few."""
+    rich = [
+        k.offset.displacement - d
+        for k, d in zip(links, expected, strict=True)
+        if k.accepted and k.rich and k.offset
+    ]
+    if len(rich) < 6:
+        return np.zeros(2), np.full(2, guess)
+    middle = np.median(rich, axis=0)
+    return middle, np.maximum(1.4826 * np.median(np.abs(rich - middle), axis=0), 0.1 * guess)
+
+
+def agreement_asked(links: list[Link]) -> float:
+    """The agreement that true links of a section have, less a tolerance: near 1 where the calibration is good."""
+    known = [k.offset.agreement for k in links if k.offset and 0 < k.offset.agreement_err < 0.06]
+    usual = min(1.0, float(np.percentile(known, 75))) if len(known) >= 4 else 1.0
+    return max(LEAST_AGREEMENT, usual - 0.07)
+
+
+def doubted(k: Link, expected: Floats, scatter: tuple[Floats, Floats], least: float) -> Link:
+    """The link, not accepted any more if others of its section agree better (`least`), or if it rests on little
+    and the stage is not known to stray so far."""
+    if not k.accepted or k.offset is None:
+        return k
+    if k.offset.agreement + 1.5 * k.offset.agreement_err < least:
+        return replace(k, reason="different")
+    if k.rich:
+        return k
+    pull = (k.offset.displacement - expected - scatter[0]) / scatter[1]
+    return replace(k, reason="unlikely") if np.hypot(*pull) > UNLIKELY else k

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from .graph import BlockTridiagonal, Floats, Ints, islands
 
 # %% auto #0
-__all__ = ['MODEL_SIGMA', 'NU', 'LEAST_FLOOR', 'Links', 'Placement', 'place']
+__all__ = ['MODEL_SIGMA', 'FIRM_PX', 'GROSS', 'NU', 'LEAST_FLOOR', 'MOST_FLOOR', 'EXACT', 'Links', 'Placement', 'place']
 
 # %% ../../nbs/05_mosaic/27_placement.ipynb #c7b9e142
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ class Links:
 class Placement:
     """Positions (n, 2) and their errors, in the units and axes of the links.
 
-    `weight` (m,) of each link, 1 where it agrees with the others; `residual` (m, 2); `pull` (m,) of the residual; `island` (n,), 0 is the
-    frame; `n_links` (n,); `stage_model` (2, 2): image displacement = stage displacement @ model; `stage_error` (2,);
+    `firm` (m,): links that tell both directions; `island` (n,) and `n_links` (n,) are of these; the largest island is 0, the frame.
+    `weight` (m,) of each link, 1 where it agrees with the others; `residual` (m, 2); `pull` (m,) of the residual; `stage_model` (2, 2): image displacement = stage displacement @ model; `stage_error` (2,);
     `floor`: error that the residuals ask for, added to each link.
     """
 
@@ -40,6 +42,7 @@ class Placement:
     weight: Floats
     residual: Floats
     pull: Floats
+    firm: NDArray[np.bool_]
     island: Ints
     n_links: Ints
     stage_model: Floats
@@ -48,6 +51,8 @@ class Placement:
 
 # %% ../../nbs/05_mosaic/27_placement.ipynb #67139084
 MODEL_SIGMA = 0.02  # how far scale, rotation and shear of a stage may be from what it claims
+FIRM_PX = 3.0  # along a direction where a link's error is larger, its covariance can't be trusted, and it says nothing
+GROSS = 10.0  # a link that misses the others by so many of its errors is left out
 NU = 4.0  # degrees of freedom of Student's t: heavy tails of links and stage
 
 
@@ -119,49 +124,63 @@ def _residual(links: Links, x: Floats) -> Floats:
     return np.asarray(links.displacement - x[links.tiles[:, 1]] + x[links.tiles[:, 0]])
 
 
-def _learn_stage(links: Links, s: _Solution, stage: Floats, least: Floats) -> Floats:
-    """The stage's error along both axes, from tiles with links."""
-    linked = np.unique(links.tiles)
-    if len(linked) < 6:
-        return least
-    away = (s.x - stage @ s.model)[linked]
-    label = islands(len(stage), links.tiles)[linked]
-    alone = (
-        away
-        - np.stack([np.median(away[label == k], axis=0) for k in range(label.max() + 1)])[label]
-    )
-    n = (label == 0).sum()
-    return np.maximum(_scatter(alone[label == 0]) * np.sqrt(n / max(n - 1, 1)), 0.02 * least)
+def _learn_stage(s: _Solution, stage: Floats, frame: NDArray[np.bool_], guess: float) -> Floats:
+    """The stage's error along both axes, from the tiles of the largest island."""
+    n = int(frame.sum())
+    if n < 6:
+        return np.full(2, guess)
+    away = (s.x - stage @ s.model)[frame]
+    return np.maximum(_scatter(away) * np.sqrt(n / (n - 1)), 0.02 * guess)
 
 
-def _anneal(
-    links: Links, stage: Floats, error: Floats, floor: float, start: float
-) -> tuple[_Solution, Floats, Floats]:
-    """The robust solution, the links' weights (m,), and the stage's error."""
-    prior, guess = np.ones(len(stage)), error
-    weight = np.ones(len(links.tiles))
-    for vague in [*(start * 0.4 ** np.arange(8)), 0.0, 0.0, 0.0]:
-        inverse = np.linalg.inv(links.covariance + (vague**2 + floor**2) * np.eye(2))
+@dataclass(frozen=True)
+class _Fit:
+    """A solution with the weights of links (m,) and of the stage's positions (n,), and the stage's error (2,)."""
+
+    solution: _Solution
+    weight: Floats
+    prior: Floats
+    error: Floats
+
+
+def _fit(
+    links: Links,
+    stage: Floats,
+    frame: NDArray[np.bool_],
+    guess: float,
+    floor: float,
+    vague: Floats,
+    last: _Fit | None = None,
+) -> _Fit:
+    """Robust least squares, once for each of `vague`: the error that is added to all links beside their own and the floor."""
+    error = np.full(2, guess) if last is None else last.error
+    prior = np.ones(len(stage)) if last is None else last.prior
+    weight = np.ones(len(links.tiles)) if last is None else last.weight
+    for k, extra in enumerate(vague):
+        inverse = np.linalg.inv(links.covariance + (extra**2 + floor**2) * np.eye(2))
         s = _solve(links, weight[:, None, None] * inverse, stage, prior[:, None] / error**2)
         r = _residual(links, s.x)
         m2 = np.einsum("mi,mij,mj->m", r, inverse, r)
         weight = (NU + 2) / (NU + np.maximum(m2, 2.0))
+        if extra == 0 and k >= len(vague) - 2:
+            weight = np.where(m2 < GROSS**2, weight, 0)
         away = (s.x - stage @ s.model) / error
         prior = (NU + 2) / (NU + np.maximum((away**2).sum(axis=1), 2.0))
-        error = _learn_stage(links, s, stage, guess)
-    return s, weight, error
+        error = _learn_stage(s, stage, frame, guess)
+    return _Fit(s, weight, prior, error)
 
 # %% ../../nbs/05_mosaic/27_placement.ipynb #7892a793
 def _redundancy(links: Links, s: _Solution, inverse: Floats) -> Floats:
     """(m,) how many of a link's two numbers are checked by the other links."""
     a, b = links.tiles.T
-    used = np.zeros(len(a))
-    for i in range(2):
-        for j in range(2):
-            v = s.covariance_at(2 * b + i, 2 * b + j) + s.covariance_at(2 * a + i, 2 * a + j)
-            v -= s.covariance_at(2 * b + i, 2 * a + j) + s.covariance_at(2 * a + i, 2 * b + j)
-            used += inverse[:, i, j] * v
-    return np.clip(2 - used, 0, 2)
+    rows, cols, factors = [], [], []
+    for i, j in np.ndindex(2, 2):
+        for p, q, sign in ((a, a, 1), (b, b, 1), (a, b, -1), (b, a, -1)):
+            rows.append(2 * p + i)
+            cols.append(2 * q + j)
+            factors.append(sign * inverse[:, i, j])
+    found = s.covariance_at(np.concatenate(rows), np.concatenate(cols)).reshape(16, -1)
+    return np.clip(2 - (np.array(factors) * found).sum(axis=0), 0, 2)
 
 
 def _excess(links: Links, s: _Solution, weight: Floats, floor: float) -> float:
@@ -170,7 +189,7 @@ def _excess(links: Links, s: _Solution, weight: Floats, floor: float) -> float:
     free = _redundancy(links, s, weight[:, None, None] * inverse)
     r = _residual(links, s.x)
     m2 = np.einsum("mi,mij,mj->m", r, inverse, r)
-    checked = free > 0.3
+    checked = (free > 0.3) & (weight > 0)
     if checked.sum() < 4:
         return 0.0
     return float(
@@ -178,26 +197,36 @@ def _excess(links: Links, s: _Solution, weight: Floats, floor: float) -> float:
     )  # median of chi squared over its mean, two numbers
 
 # %% ../../nbs/05_mosaic/27_placement.ipynb #13cbcf86
-LEAST_FLOOR = 0.003
+LEAST_FLOOR, MOST_FLOOR, EXACT = 0.003, 3.0, np.zeros(4)
 
 
-def _find_floor(links: Links, stage: Floats, error: Floats, start: float, unit: float) -> float:
-    """The error to add to the links so that their residuals are as large as they should be."""
-    low = LEAST_FLOOR * unit
-    s, w, _ = _anneal(links, stage, error, low, start)
-    if _excess(links, s, w, low) <= 1:
-        return low
-    high = low
-    for _ in range(12):
-        high *= 2
-        s, w, _ = _anneal(links, stage, error, high, start)
-        if _excess(links, s, w, high) <= 1:
-            break
-    for _ in range(4):
-        middle = np.sqrt(low * high) if low > 0 else high / 2
-        s, w, _ = _anneal(links, stage, error, middle, start)
-        low, high = (middle, high) if _excess(links, s, w, middle) > 1 else (low, middle)
-    return float(high)
+def _honest(
+    links: Links, stage: Floats, frame: NDArray[np.bool_], guess: float, unit: float
+) -> tuple[_Fit, float]:
+    """The fit with the least error added to all links that makes their residuals as large as they should be."""
+    fit = _fit(
+        links, stage, frame, guess, 0.1 * unit, np.asarray(2 * guess * 0.4 ** np.arange(8), float)
+    )
+    fit = _fit(links, stage, frame, guess, 0.1 * unit, EXACT, fit)
+    low, high = np.log(LEAST_FLOOR * unit), np.log(MOST_FLOOR * unit)
+    for _ in range(8):
+        middle = float(np.exp((low + high) / 2))
+        fit = _fit(links, stage, frame, guess, middle, EXACT, fit)
+        if _excess(links, fit.solution, fit.weight, middle) <= 1:
+            high = np.log(middle)
+        else:
+            low = np.log(middle)
+    floor = float(np.exp(high))
+    return _fit(links, stage, frame, guess, floor, EXACT, fit), floor
+
+
+def _sharp_directions(links: Links, limit: float) -> Links:
+    """Links that say nothing along directions where their error is above `limit`: the rim of a bead slides along itself."""
+    if not len(links.tiles):
+        return links
+    values, axes = np.linalg.eigh(links.covariance)
+    values = np.where(values > limit**2, 1e4 * values, values)
+    return Links(links.tiles, links.displacement, np.einsum("mij,mj,mkj->mik", axes, values, axes))
 
 
 def place(links: Links, stage: Floats, stage_error: float, unit: float = 1.0) -> Placement:
@@ -205,29 +234,55 @@ def place(links: Links, stage: Floats, stage_error: float, unit: float = 1.0) ->
 
     `stage_error`: what to assume of the stage where the links can't tell; `unit`: the length of a pixel.
     """
+    with threadpool_limits(
+        1, "blas"
+    ):  # threads cost more than they give on blocks of some hundred rows
+        return _place(links, stage, stage_error, unit)
+
+
+def _place(links: Links, stage: Floats, stage_error: float, unit: float) -> Placement:
     n, middle = len(stage), stage.mean(axis=0)
-    at, guess = stage - middle, np.full(2, float(stage_error))
-    start = 2 * float(stage_error)
-    floor = _find_floor(links, at, guess, start, unit) if len(links.tiles) else LEAST_FLOOR * unit
-    s, weight, error = _anneal(links, at, guess, floor, start)
+    links = _sharp_directions(links, FIRM_PX * unit)
+    firm = np.linalg.eigvalsh(links.covariance)[:, -1] <= (FIRM_PX * unit) ** 2
+    label = islands(n, links.tiles[firm])
+    frame = label == 0
+    at = stage - middle
+    fit, floor = _honest(links, at, frame, float(stage_error), unit)
+    s, weight = fit.solution, fit.weight
     inverse = np.linalg.inv(links.covariance + floor**2 * np.eye(2))
     r = _residual(links, s.x)
     pull = np.sqrt(np.einsum("mi,mij,mj->m", r, inverse, r))
-    label = islands(n, links.tiles)
-    count = np.bincount(links.tiles.ravel(), minlength=n)
+    firm &= weight > 0
+    label = islands(n, links.tiles[firm])
+    count = np.bincount(links.tiles[firm].ravel(), minlength=n)
     return Placement(
-        s.x + middle, _errors(s, label), weight, r, pull, label, count, s.model, error, floor
+        s.x + middle,
+        _errors(s, label),
+        weight,
+        r,
+        pull,
+        firm,
+        label,
+        count,
+        s.model,
+        fit.error,
+        floor,
     )
 
 # %% ../../nbs/05_mosaic/27_placement.ipynb #0633ce0a
 def _errors(s: _Solution, island: Ints) -> Floats:
-    """(n, 2) standard deviations of the positions to the mean of the largest island."""
+    """(n, 2) standard deviations of the positions to the mean of the well-placed tiles of the largest island."""
     n = len(island)
     own = np.arange(2 * n)
-    variance = s.covariance_at(own, own).reshape(n, 2)
-    for axis in range(2):
-        u = np.zeros(2 * n)
-        u[axis::2] = (island == 0) / (island == 0).sum()
-        v = s.factor.solve(u) + s.response @ (s.schur @ (s.response.T @ u))
-        variance[:, axis] += u @ v - 2 * v[axis::2]
+    absolute = s.covariance_at(own, own).reshape(n, 2)
+    frame = island == 0
+    for _ in range(2):
+        variance = absolute.copy()
+        for axis in range(2):
+            u = np.zeros(2 * n)
+            u[axis::2] = frame / frame.sum()
+            v = s.factor.solve(u) + s.response @ (s.schur @ (s.response.T @ u))
+            variance[:, axis] += u @ v - 2 * v[axis::2]
+        total = variance.sum(axis=1)
+        frame = (island == 0) & (total <= 4 * np.median(total[island == 0]))
     return np.asarray(np.sqrt(np.maximum(variance, 0)))

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import fsspec
@@ -24,17 +23,17 @@ from ..core.progress import track
 from .calibration import Calibration
 from .neighbours import stage_pixels
 from .orientation import find_orientation, the_orientation
-from .placement import Links, place
-from .register import Registered, neighbours, register_widening
+from .placement import place
+from .planes import links_of, planes_agree, together
+from .register import neighbours, register_widening
 from .strips import Stabiliser, find_stabiliser
-from .tile_tables import link_rows, tile_rows
+from .tile_tables import SectionPlaces, from_json, link_rows, tile_rows, to_json
 from ..sample.places import exists, join, read_json, save_json
 from ..sample.store import Sample
 from ..sample.tiles import RawTiles, TileSection
 
 # %% auto #0
-__all__ = ['Floats', 'Warn', 'MEASURES', 'PlaceParameters', 'SectionPlaces', 'reader', 'stabiliser', 'planes_agree', 'together',
-           'place_section', 'orientation_of', 'place_sample']
+__all__ = ['Floats', 'Warn', 'PlaceParameters', 'reader', 'stabiliser', 'place_section', 'orientation_of', 'place_sample']
 
 # %% ../../nbs/05_mosaic/29_positions.ipynb #92f139b6
 Floats = NDArray[np.float64]
@@ -67,15 +66,6 @@ class PlaceParameters(Parameters):
     )
 
 # %% ../../nbs/05_mosaic/29_positions.ipynb #a6e26104
-@dataclass(frozen=True)
-class SectionPlaces:
-    """Placement and links of the planes of a section: what goes into the tables."""
-
-    tiles: pd.DataFrame
-    links: pd.DataFrame
-    notes: list[str]
-
-
 def reader(
     section: TileSection, plane: int, channels: list[int]
 ) -> Callable[[int], NDArray[Any] | None]:
@@ -118,35 +108,6 @@ def _channel_calibration(c: Calibration, channels: list[int]) -> Calibration:
         flat=None if c.flat is None else c.flat[channels],
     )
 
-
-def _links_of(r: Registered, use: NDArray[np.bool_]) -> Links:
-    chosen = [k.offset for k, u in zip(r.links, use, strict=True) if u and k.offset is not None]
-    if not chosen:
-        return Links(np.zeros((0, 2), int), np.zeros((0, 2)), np.zeros((0, 2, 2)))
-    d, v = (np.array([getattr(o, n) for o in chosen]) for n in ("displacement", "covariance"))
-    return Links(r.pairs[use], d, v)
-
-
-def planes_agree(found: list[Registered]) -> bool | None:
-    """Whether the planes' offsets are the same within their errors; None if too few were found in two planes."""
-    pulls = []
-    for p, q in pairwise(found):
-        for a, b in zip(p.links, q.links, strict=True):
-            if a.accepted and b.accepted and a.offset and b.offset:
-                d = a.offset.displacement - b.offset.displacement
-                v = a.offset.covariance + b.offset.covariance + 0.05**2 * np.eye(2)
-                pulls.append(float(d @ np.linalg.solve(v, d)))
-    return None if len(pulls) < 4 else bool(np.median(pulls) < 9)
-
-
-def together(links: list[Links]) -> Links:
-    """The planes' links as one set; a pair may be in it several times."""
-    return Links(
-        np.concatenate([k.tiles for k in links]),
-        np.concatenate([k.displacement for k in links]),
-        np.concatenate([k.covariance for k in links]),
-    )
-
 # %% ../../nbs/05_mosaic/29_positions.ipynb #ea3b485c
 def _stage_places(section: TileSection, raw: RawTiles, orientation: Any) -> Floats:
     places = stage_pixels(section.table, raw.pixel_um, orientation)
@@ -171,10 +132,11 @@ def place_section(
     root = stabiliser(section, channels, c)
     c, pairs = _channel_calibration(c, channels), neighbours(places, raw.tile_shape)
     reach = int(np.ceil(p.max_stage_error_um / pixel_um.min()))
+    error = p.stage_error_um / float(pixel_um.mean())
     found, notes = [], []
     for plane in range(raw.n_planes):
         r, floor = register_widening(
-            reader(section, plane, channels), pairs, places, c, root, reach, threads
+            reader(section, plane, channels), pairs, places, c, root, reach, 1.5 * error, threads
         )
         found.append(r)
         lucky = sum(k.accepted for k in r.chance)
@@ -182,11 +144,10 @@ def place_section(
             notes.append(
                 f"section {section.number}, plane {plane}: {lucky} of {len(r.chance)} pairs that can't overlap look alike; links need {floor:.0f} sigma"
             )
-    links = [_links_of(r, r.accepted) for r in found]
+    links = [links_of(r, r.accepted) for r in found]
     same = p.planes == "together" or (p.planes == "auto" and bool(planes_agree(found)))
     if same:
         links = [together(links)] * len(links)
-    error = p.stage_error_um / float(pixel_um.mean())
     placed = [place(k, places, error) for k in (links[:1] * len(links) if same else links)]
     tiles = [tile_rows(section, k, q, pixel_um) for k, q in enumerate(placed)]
     rows = [
@@ -271,7 +232,7 @@ def place_sample(
             channels,
             threads,
         )
-        parts.append(_from_json(_kept(file, lambda: _as_json(work()))))  # noqa: B023
+        parts.append(from_json(_kept(file, lambda: to_json(work()))))  # noqa: B023
         for note in parts[-1].notes:
             warn(note)
     tiles, links = (
@@ -294,21 +255,3 @@ def _forget(place: str) -> None:
     fs, path = fsspec.core.url_to_fs(place)
     if fs.exists(path):
         fs.rm(path, recursive=True)
-
-
-def _as_json(s: SectionPlaces) -> dict[str, Any]:
-    def columns(t: pd.DataFrame) -> dict[str, Any]:
-        return {str(n): [None if v != v else v for v in t[n].tolist()] for n in t}
-
-    return {"tiles": columns(s.tiles), "links": columns(s.links), "notes": s.notes}
-
-
-MEASURES = ("significance", "agreement", "agreement_err")
-
-
-def _from_json(own: dict[str, Any]) -> SectionPlaces:
-    tiles, links = pd.DataFrame(own["tiles"]), pd.DataFrame(own["links"])
-    for table in (tiles, links):
-        for name in [str(n) for n in table if str(n).endswith("_um") or n in MEASURES]:
-            table[name] = table[name].astype(float)
-    return SectionPlaces(tiles, links, own["notes"])

@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from .calibration import Calibration
-from .pairs import LEAST_SIGNIFICANCE, Link, measure_pair, transform
+from imaxt_nb.mosaic.pairs import (
+    LEAST_SIGNIFICANCE,
+    Link,
+    agreement_asked,
+    doubted,
+    measure_pair,
+    stage_scatter,
+    transform,
+)
 from .search import Floats, Search, Spectrum, plan_search
 from .strips import Stabiliser, Strip, cut_strip, overlap_boxes
 
@@ -47,6 +55,7 @@ class Registered:
     expected: Floats
     links: list[Link]
     chance: list[Link]
+    chance_expected: list[Floats]
 
     @property
     def accepted(self) -> NDArray[np.bool_]:
@@ -160,33 +169,47 @@ def register(
     for d in expected:
         boxes = overlap_boxes(shape, d, reach)
         plans.append(None if boxes is None else (*boxes, plan_search(*boxes, d, reach)))
-    links, by_chance = [MISSING] * len(pairs), list[Link]()
+    links, by_chance, by_chance_expected = [MISSING] * len(pairs), list[Link](), list[Floats]()
     stream = _Stream(read, pairs, plans, calibration, root)
     with ThreadPoolExecutor(threads) as pool:
-        for jobs in stream.jobs(_reading_order(pairs, places, shape), pool, 4 * threads):
+        for jobs in stream.jobs(_reading_order(pairs, places, shape), pool, 2 * threads):
             for job, link in zip(jobs, pool.map(_measure, jobs), strict=True):
                 links[job.index] = link
             if chance:
-                by_chance += pool.map(_measure, _chance(jobs, pairs, places, shape))
-    return Registered(pairs, expected, links, by_chance)
+                others = _chance(jobs, pairs, places, shape)
+                by_chance += pool.map(_measure, others)
+                by_chance_expected += [job.plan.expected for job in others]
+    return Registered(pairs, expected, links, by_chance, by_chance_expected)
 
 # %% ../../nbs/05_mosaic/25_register.ipynb #84bcacdc
-def calibrated(r: Registered) -> tuple[Registered, float]:
-    """Links that stand out no more than what chance was believed for are not; and the significance that is asked for."""
-    lucky = [k.significance for k in r.chance if k.accepted]
+def calibrated(r: Registered, guess_px: float) -> tuple[Registered, float]:
+    """Links that neither chance nor the stage speaks against, and the significance that is asked for.
+
+    `guess_px`: by how much the stage's displacements may be wrong, where rich links don't tell.
+    """
+    scatter = stage_scatter(r.links, r.expected, guess_px)
+    least = agreement_asked(r.links)
+    links = [doubted(k, d, scatter, least) for k, d in zip(r.links, r.expected, strict=True)]
+    chance = [
+        doubted(k, d, scatter, least) for k, d in zip(r.chance, r.chance_expected, strict=True)
+    ]
+    lucky = [k.significance for k in chance if k.accepted]
     floor = max([LEAST_SIGNIFICANCE, *(1.05 * s for s in lucky)])
     links = [
-        replace(k, reason="chance") if k.accepted and k.significance < floor else k for k in r.links
+        replace(k, reason="chance") if k.accepted and not k.rich and k.significance < floor else k
+        for k in links
     ]
-    return replace(r, links=links), floor
+    return replace(r, links=links, chance=chance), floor
 
 
 def register_widening(
     read: Read, pairs: Ints, places: Floats, calibration: Calibration, root: Stabiliser, reach: int,
-    threads: int = 2, rounds: int = 2,
+    guess_px: float = 20.0, threads: int = 2, rounds: int = 2,
 ) -> tuple[Registered, float]:  # fmt: skip
     """As `register`, with pairs searched again that ask for it; and the significance that was asked for."""
-    r, floor = calibrated(register(read, pairs, places, calibration, root, reach, threads))
+    r, floor = calibrated(
+        register(read, pairs, places, calibration, root, reach, threads), guess_px
+    )
     limit = min(calibration.tile_shape) // 2
     for _ in range(rounds):
         reach = min(2 * reach, limit)
@@ -194,9 +217,11 @@ def register_widening(
         if not again:
             break
         more = register(read, pairs[again], places, calibration, root, reach, threads, chance=False)
+        scatter, least = stage_scatter(r.links, r.expected, guess_px), agreement_asked(r.links)
         links = list(r.links)
         for i, k in zip(again, more.links, strict=True):
-            if k.accepted and k.significance >= floor:
+            k = doubted(k, r.expected[i], scatter, least)
+            if k.accepted and (k.rich or k.significance >= floor):
                 links[i] = k
         r = replace(r, links=links)
     return r, floor

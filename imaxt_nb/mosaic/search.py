@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any
 
 import numpy as np
@@ -39,9 +39,8 @@ def bin_mean(values: Pixels, n: int) -> Pixels:
     """Means of n x n pixels of (..., y, x); rows and columns that are left over are dropped."""
     h, w = values.shape[-2] // n, values.shape[-1] // n
     cut = values[..., : h * n, : w * n]
-    blocks = cut.reshape(*cut.shape[:-2], h, n, w, n)
-    rows = blocks.sum(axis=-3, dtype=np.float32)
-    return np.asarray(rows.sum(axis=-1) / np.float32(n * n), np.float32)
+    rows = reduce(np.add, [cut[..., i::n, :] for i in range(n)])
+    return np.asarray(reduce(np.add, [rows[..., i::n] for i in range(n)]) / np.float32(n * n))
 
 
 def _taper(n: int) -> Pixels:
@@ -81,7 +80,10 @@ def spectrum(strip: Strip, shape: tuple[int, int], bins: int) -> Spectrum:
     ring, count = _rings(shape)
     power = transform.real**2 + transform.imag**2
     radial = np.stack([np.bincount(ring.ravel(), p.ravel(), RINGS) for p in power]) / count
-    noise = np.median(radial[:, RINGS * 7 // 8 :], axis=1)[:, None] + 1e-12
+    # white noise fills the outermost rings, but so may sharp structure: pixels tell as well
+    outer = np.median(radial[:, RINGS * 7 // 8 :], axis=1)
+    own = (strip.noise / bins) ** 2 * float((taper**2).sum())
+    noise = np.clip(own, 0.05 * outer, outer)[:, None] + 1e-12
     view = Strip(values, weight, (0, 0), np.asarray(strip.noise / bins, np.float32))
     return Spectrum(transform, noise, np.clip(radial / noise - 1, 0, None), view)
 

@@ -1,0 +1,231 @@
+"""Offsets of pairs of tiles: exact where truth is known, refused where nothing is to be known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage as ndi
+
+from imaxt_nb.core.errors import BadInput
+from imaxt_nb.mosaic.calibration import Calibration, identity
+from imaxt_nb.mosaic.distortion import polynomial
+from imaxt_nb.mosaic.orientation import find_orientation, the_orientation
+from imaxt_nb.mosaic.pairs import Link, agreement_asked, doubted, measure_pair, transform
+from imaxt_nb.mosaic.register import neighbours, register, register_widening
+from imaxt_nb.mosaic.search import plan_search
+from imaxt_nb.mosaic.strips import cut_strip, find_stabiliser, overlap_boxes
+
+SIDE, STEP, REACH = 256, 216, 24
+
+
+def scene(seed: int, size: tuple[int, int] = (760, 760), photons: float = 200) -> np.ndarray:
+    """Structure everywhere, of a few pixels."""
+    noise = np.random.default_rng(seed).normal(size=size)
+    return (photons * (1 + ndi.gaussian_filter(noise, 2.5) * 4)).clip(0)
+
+
+def view(image: np.ndarray, at: Any, seed: int, bend: Any = None) -> np.ndarray:
+    """A noisy tile (c, y, x) whose ideal pixel (0, 0) is at a place of the scene; `bend` as a `Distortion`."""
+    rows, cols = np.mgrid[0:SIDE, 0:SIDE].astype(float)
+    if bend is not None:
+        rows, cols = bend.ideal_of_raw(rows, cols)
+    clean = ndi.map_coordinates(image, [rows + at[0], cols + at[1]], order=3)
+    return np.random.default_rng(seed).poisson(clean.clip(0))[None].astype(np.float32)
+
+
+def link(
+    a: np.ndarray, b: np.ndarray, expected: Any, calibration: Calibration | None = None
+) -> Link:
+    """The link of two tiles that should lie `expected` px apart."""
+    expected = np.asarray(expected, float)
+    calibration = calibration or identity((SIDE, SIDE))
+    root = find_stabiliser([[t[c] for t in (a, b)] for c in range(len(a))])
+    boxes = overlap_boxes((SIDE, SIDE), expected, REACH)
+    assert boxes is not None
+    plan = plan_search(*boxes, expected, REACH)
+    p, q = (cut_strip(t, box, calibration, root) for t, box in zip((a, b), boxes, strict=True))
+    return measure_pair(p, q, transform(p, plan), transform(q, plan), plan)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.floats(-12, 12), st.floats(-12, 12), st.booleans(), st.integers(0, 99))
+def test_any_displacement(dy: float, dx: float, below: bool, seed: int) -> None:
+    nominal = np.array([STEP, 0.0] if below else [0.0, STEP])
+    image, true = scene(seed), nominal + np.array([dy, dx])
+    found = link(view(image, (40, 40), 1), view(image, true + 40, 2), nominal)
+    assert found.accepted and found.offset is not None
+    pull = (found.offset.displacement - true) / np.sqrt(np.diag(found.offset.covariance))
+    assert np.abs(found.offset.displacement - true).max() < 0.1
+    assert np.abs(pull).max() < 5
+
+
+def test_errors_are_true_and_small() -> None:
+    image, miss = scene(5), []
+    for k in range(24):
+        true = np.array([3 - 0.1 * k, STEP - 4 + 0.37 * k])
+        found = link(view(image, (40, 40), 2 * k), view(image, true + 40, 2 * k + 1), (0, STEP))
+        assert found.offset is not None
+        miss.append((found.offset.displacement - true) / np.sqrt(np.diag(found.offset.covariance)))
+    assert 0.6 < np.std(miss) < 1.5
+    assert np.abs(np.mean(miss, axis=0)).max() < 0.8  # no preference for whole pixels
+
+
+def test_nothing_is_found_where_there_is_nothing() -> None:
+    draw = np.random.default_rng(3)
+    flat = [draw.poisson(30, (1, SIDE, SIDE)).astype(np.float32) for _ in range(2)]
+    assert link(flat[0], flat[1], (0, STEP)).reason in ("empty", "faint")
+    zero = np.zeros((1, SIDE, SIDE), np.float32)
+    assert not link(zero, zero, (0, STEP)).accepted
+
+
+def test_beads_that_look_alike_are_told_apart() -> None:
+    def bead(radius: float, at: tuple[int, int], seed: int) -> np.ndarray:
+        y, x = np.mgrid[0:SIDE, 0:SIDE]
+        rest = radius**2 - (y - at[0]) ** 2 - (x - at[1]) ** 2
+        image = 4 + 150 * np.sqrt(rest.clip(0)) / radius
+        return (
+            np.random.default_rng(seed)
+            .poisson(ndi.gaussian_filter(image, 1))[None]
+            .astype(np.float32)
+        )
+
+    right = STEP + 10
+    same = link(bead(14, (120, 236), 1), bead(14, (124, 236 - right), 2), (0, STEP))
+    other = link(bead(14, (120, 236), 1), bead(10, (124, 236 - right), 3), (0, STEP))
+    assert same.accepted and same.offset is not None
+    assert np.abs(same.offset.displacement - [-4, right]).max() < 0.3
+    assert other.significance > 6
+    scatter = np.zeros(2), np.full(2, 20.0)
+    assert (
+        doubted(other, np.array([0.0, STEP]), scatter, agreement_asked([same])).reason
+        == "different"
+    )
+    assert doubted(same, np.array([0.0, STEP]), scatter, agreement_asked([same])).accepted
+
+
+def test_masked_pixels_and_silent_channels() -> None:
+    image, true = scene(7), np.array([2.0, STEP - 5.0])
+    a, b = view(image, (40, 40), 1), view(image, true + 40, 2)
+    a[0, 100:140, 225:250] = np.nan
+    b[0, :, :3] = 60_000  # light that does not belong there
+    weight = np.ones((SIDE, SIDE), np.float32)
+    weight[:, :3] = 0
+    silent = np.zeros_like(a)
+    pair = [np.concatenate([t, silent]) for t in (a, b)]
+    found = link(pair[0], pair[1], (0, STEP), Calibration(weight))
+    assert found.accepted and found.offset is not None
+    assert np.abs(found.offset.displacement - true).max() < 0.1
+
+
+def test_channels_add_up() -> None:
+    image, true = scene(8, photons=12), np.array([-3.0, STEP + 2.0])
+    a, b = (
+        [view(image, at, k + s) for s in range(0, 40, 10)]
+        for k, at in ((1, (40, 40)), (2, true + 40))
+    )
+    one, four = link(a[0], b[0], (0, STEP)), link(np.concatenate(a), np.concatenate(b), (0, STEP))
+    assert one.offset is not None and four.offset is not None
+    ratio = np.trace(four.offset.covariance) / np.trace(one.offset.covariance)
+    assert 0.15 < ratio < 0.4
+
+
+def test_distortion_is_taken_out() -> None:
+    k = np.zeros((2, 7))
+    k[0, 3] = k[0, 5] = k[1, 4] = k[1, 6] = 1.5
+    bend, image, true = polynomial(k, (SIDE, SIDE)), scene(9), np.array([4.0, STEP - 3.0])
+    a, b = view(image, (40, 40), 1, bend), view(image, true + 40, 2, bend)
+    plain = link(a, b, (0, STEP))
+    found = link(a, b, (0, STEP), Calibration(np.ones((SIDE, SIDE), np.float32), distortion=bend))
+    assert found.offset is not None and np.abs(found.offset.displacement - true).max() < 0.06
+    assert plain.offset is None or np.abs(plain.offset.displacement - true).max() > 1
+
+
+@pytest.fixture(scope="module")
+def grid() -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """Nine tiles, their nominal and true places."""
+    nominal = np.stack(np.divmod(np.arange(9), 3), 1) * 176.0
+    true = nominal + np.random.default_rng(4).normal(0, 4, (9, 2)) + 25
+    true[4] += [33, -30]  # beyond the first search
+    image = scene(11)
+    return [view(image, t, k) for k, t in enumerate(true)], nominal, true
+
+
+def test_search_widens(grid: Any) -> None:
+    tiles, nominal, true = grid
+    root = find_stabiliser([[t[0] for t in tiles]])
+    pairs = neighbours(nominal, (SIDE, SIDE))
+    args = (lambda k: tiles[k], pairs, nominal, identity((SIDE, SIDE)), root, 20)
+    assert register(*args).accepted.sum() < 12
+    found, _ = register_widening(*args)
+    assert found.accepted.all()
+    d = np.array([k.offset.displacement for k in found.links if k.offset])
+    assert np.abs(d - true[pairs[:, 1]] + true[pairs[:, 0]]).max() < 0.15
+    assert not any(k.accepted for k in found.chance)
+
+
+def test_each_image_is_read_once_and_missing_ones_are_left_out(grid: Any) -> None:
+    tiles, nominal, _ = grid
+    count = dict.fromkeys(range(9), 0)
+
+    def read(k: int) -> Any:
+        count[k] += 1
+        return None if k == 0 else tiles[k]
+
+    pairs = neighbours(nominal, (SIDE, SIDE))
+    root = find_stabiliser([[t[0] for t in tiles]])
+    found = register(read, pairs, nominal, identity((SIDE, SIDE)), root, 60)
+    assert set(count.values()) == {1}
+    assert [k.reason == "missing" for k in found.links] == (pairs == 0).any(axis=1).tolist()
+
+
+def test_orientation_is_found_or_refused(grid: Any) -> None:
+    tiles, nominal, _ = grid
+    m = np.array([[0, 1], [-1, 0]])
+    root, plain = find_stabiliser([[t[0] for t in tiles]]), identity((SIDE, SIDE))
+    stage = nominal[:, ::-1] @ m * 0.5  # pixels of half a um
+    found = find_orientation(lambda k: tiles[k], stage, (0.5, 0.5), plain, root, 24)
+    assert np.array_equal(the_orientation(found), m)
+    dark = np.random.default_rng(1).poisson(9, (1, SIDE, SIDE))
+    empty = find_orientation(lambda k: dark, stage, (0.5, 0.5), plain, root, 24)
+    with pytest.raises(BadInput, match=r"must be given.*raw\.zarr"):
+        the_orientation(empty, "raw.zarr")
+    with pytest.raises(BadInput, match="no tiles overlap"):
+        find_orientation(lambda k: tiles[k], stage * 9, (0.5, 0.5), plain, root, 24)
+
+
+def test_wrong_tile_size(grid: Any) -> None:
+    tiles, _, _ = grid
+    root = find_stabiliser([[tiles[0][0]]])
+    with pytest.raises(BadInput, match="wrong tile size"):
+        cut_strip(tiles[0], (0, 9, 0, 9), identity((SIDE, SIDE + 1)), root)
+
+
+def test_real_tma_closes(shared_data: Path) -> None:
+    """Offsets round every 2 x 2 block add up to a pixel: these tiles are bent by three pixels along an overlap."""
+    from PIL import Image
+
+    names = [shared_data / f"tiles_tma_4x3/r{r}-c{c}.png" for r in range(4) for c in range(3)]
+    tiles = [np.asarray(Image.open(n))[None] for n in names]
+    side = tiles[0].shape[1:]
+    nominal = np.stack(np.divmod(np.arange(12), 3), 1) * (np.array(side) * 0.89)
+    root = find_stabiliser([[t[0] for t in tiles]])
+    pairs = neighbours(nominal, side)
+    found, _ = register_widening(lambda k: tiles[k], pairs, nominal, identity(side), root, 30)
+    d = {
+        tuple(p): k.offset.displacement
+        for p, k in zip(pairs.tolist(), found.links, strict=True)
+        if k.accepted and k.offset
+    }
+    loops = [
+        d[k, k + 1] + d[k + 1, k + 4] - d[k + 3, k + 4] - d[k, k + 3]
+        for k in range(8)
+        if {(k, k + 1), (k + 1, k + 4), (k + 3, k + 4), (k, k + 3)} <= d.keys()
+    ]
+    assert found.accepted.all() and len(loops) == 6
+    assert not any(k.accepted for k in found.chance)
+    assert np.median(np.hypot(*np.array(loops).T)) < 1.5

@@ -1,0 +1,235 @@
+"""Placement of tiles: honest errors, false links, islands, and what is written of a sample."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import ndimage as ndi
+
+from imaxt_nb.core.errors import BadInput
+from imaxt_nb.mosaic import positions
+from imaxt_nb.mosaic.calibration import identity
+from imaxt_nb.mosaic.placement import Links, place
+from imaxt_nb.mosaic.positions import PlaceParameters, place_sample
+from imaxt_nb.sample.channels import Channel
+from imaxt_nb.sample.store import Sample
+from imaxt_nb.sample.tiles import RawTiles, TileHeader, create_tiles
+
+
+def grid(rows: int, cols: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nominal places and pairs of neighbours."""
+    k = np.arange(rows * cols).reshape(rows, cols)
+    pairs = [
+        np.stack([k[:, :-1].ravel(), k[:, 1:].ravel()], 1),
+        np.stack([k[:-1].ravel(), k[1:].ravel()], 1),
+    ]
+    return np.stack(np.divmod(np.arange(rows * cols), cols), 1) * 900.0, np.concatenate(pairs)
+
+
+def measured(true: np.ndarray, pairs: np.ndarray, error: float, claimed: float, seed: int) -> Links:
+    """Links with normal errors."""
+    noise = np.random.default_rng(seed).normal(0, error, (len(pairs), 2))
+    cov = np.tile(claimed**2 * np.eye(2), (len(pairs), 1, 1))
+    return Links(pairs, true[pairs[:, 1]] - true[pairs[:, 0]] + noise, cov)
+
+
+@pytest.mark.parametrize("claimed", [0.05, 0.02, 0.01])
+def test_errors_are_honest_whatever_links_claim(claimed: float) -> None:
+    pulls = []
+    for seed in range(6):
+        nominal, pairs = grid(6, 6)
+        true = nominal + np.random.default_rng(seed).normal(0, 8, (36, 2))
+        p = place(measured(true, pairs, 0.05, claimed, seed), nominal, 10)
+        miss = p.position - true
+        pulls.append((miss - miss.mean(axis=0)) / p.error)
+    width = 1.4826 * np.median(np.abs(pulls))
+    assert 0.8 < width < 1.3
+
+
+def test_a_false_link_bends_nothing() -> None:
+    nominal, pairs = grid(5, 5)
+    true = nominal + np.random.default_rng(1).normal(0, 8, (25, 2))
+    good = measured(true, pairs, 0.03, 0.03, 2)
+    bad = Links(pairs, good.displacement.copy(), good.covariance)
+    bad.displacement[[3, 20]] += [[40, 25], [-35, 50]]
+    p, q = place(good, nominal, 10), place(bad, nominal, 10)
+    shift = np.median(q.position - p.position, axis=0)
+    assert np.abs(q.position - p.position - shift).max() < 0.15
+    assert q.weight[3] == q.weight[20] == 0 and q.n_links.sum() == 2 * (len(pairs) - 2)
+
+
+def test_tiles_without_links_and_islands_stay_with_the_stage() -> None:
+    nominal, pairs = grid(8, 8)
+    model = np.array([[1.003, 0.002], [-0.001, 0.998]])
+    alone, away = [], []
+    for seed in range(5):
+        true = nominal @ model + np.random.default_rng(seed).normal(0, 6, (64, 2))
+        cut = ~(((pairs % 8) < 2).any(axis=1) & ((pairs % 8) >= 2).any(axis=1))  # two columns apart
+        cut &= ~(pairs == 63).any(axis=1)
+        p = place(measured(true, pairs[cut], 0.03, 0.03, seed), nominal, 10)
+        miss = p.position - true
+        miss -= miss[p.island == 0].mean(axis=0)
+        assert p.n_links[63] == 0 and np.bincount(p.island).tolist() == [47, 16, 1]
+        assert np.hypot(*miss[p.island == 0].T).max() < 0.3
+        second = miss[p.island == 1]
+        assert np.hypot(*(second - second.mean(axis=0)).T).max() < 0.3
+        alone.append(
+            np.append(
+                second.mean(axis=0) / p.error[p.island == 1].mean(axis=0), miss[63] / p.error[63]
+            )
+        )
+        away.append(np.hypot(*miss[63]))
+        assert np.abs(p.stage_model - model).max() < 0.003
+        assert np.abs(p.stage_error - 6).max() < 2.5
+    assert 0.4 < np.sqrt(np.mean(np.square(alone))) < 1.8
+    assert np.mean(away) < 3 * 6
+
+
+def test_a_link_along_a_rim_says_nothing_of_the_other_direction() -> None:
+    nominal, pairs = grid(4, 4)
+    true = nominal + np.random.default_rng(3).normal(0, 5, (16, 2))
+    last = (pairs == 15).any(axis=1)
+    links = measured(true, pairs, 0.03, 0.03, 4)
+    links.covariance[last] = np.diag([0.1**2, 30.0**2])
+    links.displacement[last, 1] += 25  # along the rim
+    p = place(links, nominal, 10)
+    assert p.n_links[15] == 0 and p.island[15] != 0
+    assert p.error[15, 0] < 1 and p.error[15, 1] > 2
+
+
+def test_no_links_at_all() -> None:
+    nominal, _ = grid(2, 2)
+    none = Links(np.zeros((0, 2), int), np.zeros((0, 2)), np.zeros((0, 2, 2)))
+    p = place(none, nominal, 10)
+    assert np.allclose(p.position, nominal, atol=1e-6)
+    assert np.isfinite(p.error).all() and (p.n_links == 0).all()
+
+
+def test_four_thousand_tiles_in_seconds() -> None:
+    nominal, pairs = grid(64, 64)
+    true = nominal + np.random.default_rng(1).normal(0, 8, (4096, 2))
+    start = time.process_time()
+    p = place(measured(true, pairs, 0.05, 0.05, 1), nominal, 10)
+    assert time.process_time() - start < 90
+    miss = p.position - true
+    pulls = (miss - miss.mean(axis=0)) / p.error
+    assert 0.8 < 1.4826 * np.median(np.abs(pulls)) < 1.3
+
+
+# A sample
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> tuple[Sample, RawTiles, np.ndarray]:
+    """Two sections of 3 x 3 tiles of two channels, one image missing, one tile of the second section gone."""
+    rng = np.random.default_rng(6)
+    image = (200 * (1 + ndi.gaussian_filter(rng.normal(size=(640, 640)), 2.5) * 4)).clip(0)
+    nominal = np.stack(np.divmod(np.arange(9), 3), 1) * 170.0
+    true = np.round(nominal + rng.uniform(-5, 5, (2, 9, 2))) + 20
+    header = TileHeader(
+        "stpt",
+        [Channel("red"), Channel("green")],
+        (0.5, 0.5),
+        (200, 200),
+        np.dtype("uint16"),
+        (3, 3),
+    )
+    table = pd.DataFrame(
+        {
+            "tile": range(9),
+            "row": np.arange(9) // 3,
+            "column": np.arange(9) % 3,
+            "stage_from": "file",
+        }
+    )
+    table["stage_x_um"], table["stage_y_um"] = (
+        nominal[:, 0] * 0.5,
+        nominal[:, 1] * 0.5,
+    )  # x along rows
+    sample = Sample.create("s", str(tmp_path))
+    with create_tiles(sample.path("raw", "stpt.zarr"), header, "k") as writer:
+        for number in (1, 2):
+            draft = writer.begin(number, 9)
+            for t, (r, c) in enumerate(true[number - 1].astype(int)):
+                images = [
+                    rng.poisson(image[r : r + 200, c : c + 200] / s).astype("uint16")
+                    for s in (1, 20)
+                ]
+                gone = (number, t) == (2, 8)
+                draft.put(
+                    t, 0, [None, None] if gone else [images[0], None if t == 3 else images[1]]
+                )
+            draft.commit(table, z_um=15.0 * number, notes=[], metadata={}, sources={})
+        writer.finish("k", {})
+    return sample, RawTiles.open(sample.path("raw", "stpt.zarr")), true
+
+
+PARAMETERS = PlaceParameters(max_stage_error_um=8)
+
+
+def test_sample(raw: Any) -> None:
+    sample, tiles, true = raw
+    said: list[str] = []
+    table = place_sample(sample, tiles, identity((200, 200)), PARAMETERS, warn=said.append)
+    pd.testing.assert_frame_equal(table, sample.table("tiles"))
+    assert any("orientation [[0, 1], [1, 0]] found" in s for s in said)
+    wanted = "section plane tile row column stage_x_um stage_y_um x_um y_um x_err_um y_err_um n_links status"
+    assert set(wanted.split()) <= set(table.columns)
+    assert table.status.tolist() == ["registered"] * 17 + ["missing"]
+    for number, g in table[table.status == "registered"].groupby("section"):
+        miss = g[["y_um", "x_um"]].to_numpy() / 0.5 - true[number - 1][g.tile]
+        assert np.abs(miss - np.median(miss, axis=0)).max() < 0.15
+    links = sample.table("tile_links")
+    assert links[~links.accepted].tile_b.tolist() == [8, 8]
+
+
+def test_interrupted_and_resumed(raw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample, tiles, _ = raw
+    whole = place_sample(sample, tiles, identity((200, 200)), PARAMETERS, "a", print)
+    real, done = positions.place_section, []
+
+    def fails(section: Any, *rest: Any) -> Any:
+        if section.number == 2 and 2 not in done:
+            done.append(2)
+            raise OSError("no space left")
+        done.append(section.number)
+        return real(section, *rest)
+
+    monkeypatch.setattr(positions, "place_section", fails)
+    with pytest.raises(OSError, match="no space"):
+        place_sample(sample, tiles, identity((200, 200)), PARAMETERS, "b", print)
+    pd.testing.assert_frame_equal(sample.table("tiles"), whole)  # what was there is still there
+    again = place_sample(sample, tiles, identity((200, 200)), PARAMETERS, "b", print)
+    assert done == [1, 2, 2]
+    pd.testing.assert_frame_equal(again, whole)
+    assert not list(Path(sample.path("tables")).glob(".tiles-*"))
+
+
+def test_bad_requests(raw: Any) -> None:
+    sample, tiles, _ = raw
+    with pytest.raises(BadInput, match=r"no such channel.*blue.*red, green"):
+        place_sample(
+            sample, tiles, identity((200, 200)), PlaceParameters(registration_channels=["blue"])
+        )
+    with pytest.raises(BadInput, match="not of these tiles"):
+        place_sample(sample, tiles, identity((200, 201)), PARAMETERS)
+
+
+def test_real_czi(shared_data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("czifile")
+    from imaxt_nb.readers.tiles import convert_tiles
+
+    sample = Sample.create("c", str(tmp_path))
+    convert_tiles(shared_data / "tiles_czi_mosaic", sample)
+    tiles = RawTiles.open(sample.path("raw", "tiles.zarr"))
+    table = place_sample(
+        sample, tiles, identity(tiles.tile_shape), PlaceParameters(orientation=[[1, 0], [0, 1]])
+    )
+    step = table[["x_um", "y_um"]].diff().iloc[1].to_numpy() / tiles.pixel_um[0]
+    assert np.abs(step - [825, -2]).max() < 0.6
+    assert table.status.tolist() == ["registered"] * 2
