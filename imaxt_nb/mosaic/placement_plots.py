@@ -23,7 +23,7 @@ def _outlines(axes: Any, tiles: pd.DataFrame, size_um: tuple[float, float]) -> N
 
     for status, g in tiles.groupby("status"):
         boxes = [Rectangle((x, y), *size_um) for x, y in zip(g["x_um"], g["y_um"], strict=True)]
-        style = {"ls": ":"} if status == "missing" else {}
+        style: dict[str, Any] = {"ls": ":"} if status == "missing" else {}
         axes.add_collection(
             PatchCollection(boxes, fc="none", ec=COLOURS[str(status)], lw=0.8, **style)
         )
