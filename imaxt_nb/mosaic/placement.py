@@ -197,7 +197,8 @@ def _excess(links: Links, s: _Solution, weight: Floats, floor: float) -> float:
     )  # median of chi squared over its mean, two numbers
 
 # %% ../../nbs/05_mosaic/27_placement.ipynb #13cbcf86
-LEAST_FLOOR, MOST_FLOOR, EXACT = 0.003, 3.0, np.zeros(4)
+LEAST_FLOOR, MOST_FLOOR = 0.01, 3.0  # px; errors that neighbouring links share don't show in loops
+EXACT = np.zeros(4)
 
 
 def _honest(
