@@ -181,10 +181,11 @@ def plan_ome(
     pixel_um: tuple[float, float] | None = None,
     section_step_um: float = 0.0,
     orientation: Any = None,
+    sections: str = "auto",
 ) -> TilePlan:
     """What there is to convert in an OME-TIFF or a folder of them.
 
-    `pixel_um` (y, x) overrides the files'. Raises `BadInput` if no file is an OME-TIFF, or none has
+    `sections`: `files`, one section a file; `auto`: files of one image each are the tiles of one section. `pixel_um` (y, x) overrides the files'. Raises `BadInput` if no file is an OME-TIFF, or none has
     stage positions.
     """
     root, texts = Path(source), {}
@@ -216,19 +217,21 @@ def plan_ome(
             field="PhysicalSizeX",
             expected="a value, or --pixel-um",
         )
-    if all(len(g) == 1 for g in groups):
+    if sections != "files" and all(len(g) == 1 for g in groups):
         groups = [every]
     gap = min(n * p for n, p in zip(first[0], um, strict=True)) / 4
     widest = max(every, key=lambda f: len(f.channels))
     planes = 1 + max(plane for f in every for plane, _ in f.places)
-    sections = [_section(i + 1, g, gap, i * section_step_um) for i, g in enumerate(groups)]
+    planned = [_section(i + 1, g, gap, i * section_step_um) for i, g in enumerate(groups)]
+    for section in planned:
+        section.metadata = {"file": section.files[0].name} if len(section.files) == 1 else {}
     header = TileHeader(
         kind="tiles",
         channels=[Channel(n) for n in widest.channels],
         pixel_um=um,
         tile_shape=first[0],
         dtype=first[1].newbyteorder("="),
-        grid=full_grid([s.table for s in sections]),
+        grid=full_grid([s.table for s in planned]),
         n_planes=planes,
         plane_step_um=(widest.plane_um or 0.0) if planes > 1 else 0.0,
         section_step_um=section_step_um,
@@ -237,5 +240,5 @@ def plan_ome(
         notes=notes,
     )
     return TilePlan(
-        root, header, sections, _load, {f.name: digest_path(f) for f in files if f.name in texts}
+        root, header, planned, _load, {f.name: digest_path(f) for f in files if f.name in texts}
     )

@@ -16,6 +16,7 @@ from .bead_profile import OpticalSection, bead_profile
 from imaxt_nb.simulate.block import (
     CELL_REACH_UM,
     DEBRIS_REACH,
+    Beads,
     Block,
     beads_in,
     cells_in,
@@ -136,31 +137,42 @@ def _extent(places: PixelPlaces, origin: NDArray, reach: float, z: tuple[float, 
 
 # %% ../../nbs/03_simulate/14_slab.ipynb #473417dc
 def maps(
-    block: Block, section: OpticalSection, places: PixelPlaces, origin_um: NDArray
+    block: Block,
+    section: OpticalSection,
+    places: PixelPlaces,
+    origin_um: NDArray,
+    *,
+    beads: Beads | None = None,
+    whole: bool = False,
 ) -> NDArray[np.float32]:
     """Amounts of MAPS, float32 (6, y, x), at the places of pixels of a tile at `origin_um` (x, y) in the block frame.
 
-    1 is an object of mean brightness that fills the optical section, were it at the surface.
+    1 is an object of mean brightness that fills the optical section, were it at the surface. `beads`: instead of the
+    block's. `whole`: a slice that is seen through: cells show the widest part that is in it.
     """
     origin = np.asarray(origin_um, float)
     out = np.zeros((len(MAPS), *places.offset_um.shape[1:]), np.float32)
     grow(out[:3], block, section, places.offset_um, origin)
-    _add_cells(out, block, section, places, origin)
+    _add_cells(out, block, section, places, origin, section.thickness_um / 2 if whole else 0.0)
     out[:4] *= np.float32(section.transmission)
-    _add_beads(out[4], block, section, places, origin)
+    _add_beads(out[4], block, section, places, origin, beads)
     _add_debris(out[5], block, section, places, origin)
     return out
 
 # %% ../../nbs/03_simulate/14_slab.ipynb #d38f25fe
 def _add_cells(
-    out: NDArray, block: Block, section: OpticalSection, places: PixelPlaces, origin: NDArray
+    out: NDArray,
+    block: Block,
+    section: OpticalSection,
+    places: PixelPlaces,
+    origin: NDArray,
+    half: float,
 ) -> None:
-    """Cells into the map of cells; the tissue is darker where they are."""
-    z = section.middle_um
-    cells = cells_in(
-        block, _extent(places, origin, CELL_REACH_UM + 2, (z - CELL_REACH_UM, z + CELL_REACH_UM))
-    )
-    cut2 = 1 - ((cells.centre_um[:, 2] - z) / cells.axes_um[:, 2]) ** 2
+    """Cells, cut within `half` of mid-layer, into their map; the tissue is darker where they are."""
+    z, reach = section.middle_um, half + CELL_REACH_UM
+    cells = cells_in(block, _extent(places, origin, CELL_REACH_UM + 2, (z - reach, z + reach)))
+    away = np.maximum(np.abs(cells.centre_um[:, 2] - z) - half, 0)
+    cut2 = 1 - (away / cells.axes_um[:, 2]) ** 2
     seen = cut2 > 0
     at = cells.centre_um[seen, :2] - origin
     edge = np.full(
@@ -182,14 +194,20 @@ def _add_cells(
 
 # %% ../../nbs/03_simulate/14_slab.ipynb #2e1ea1d1
 def _add_beads(
-    image: NDArray, block: Block, section: OpticalSection, places: PixelPlaces, origin: NDArray
+    image: NDArray,
+    block: Block,
+    section: OpticalSection,
+    places: PixelPlaces,
+    origin: NDArray,
+    beads: Beads | None,
 ) -> None:
     top, largest = (
         section.surface_um + section.depth_um,
         block.bead_radius_um + 2.5 * block.bead_radius_sd_um,
     )
     z = (top - largest, top + section.thickness_um + largest)
-    beads = beads_in(block, _extent(places, origin, largest + 6 * section.blur_um, z))
+    if beads is None:
+        beads = beads_in(block, _extent(places, origin, largest + 6 * section.blur_um, z))
     for centre, radius, bright in zip(
         beads.centre_um, beads.radius_um, beads.brightness, strict=True
     ):

@@ -16,7 +16,7 @@ from ..core.errors import BadInput
 from .layout import CELLS_PER_MM2, SHAPES, TYPES, Fields, layout, random_fields
 
 # %% auto #0
-__all__ = ['WAVES', 'MIN_NUCLEUS_UM2', 'Outlines', 'draw_outlines', 'Tissue', 'simulate_tissue']
+__all__ = ['WAVES', 'MIN_NUCLEUS_UM2', 'Outlines', 'draw_outlines', 'Tissue', 'simulate_tissue', 'paint_tissue']
 
 # %% ../../nbs/03_simulate/02_tissue.ipynb #0ace469a
 WAVES = 4
@@ -203,6 +203,20 @@ def simulate_tissue(
         )
     fields = random_fields(size_um, seed)
     points, kinds, angle = layout(size_um, fields, CELLS_PER_MM2 * density, seed)
+    return paint_tissue(size_um, fields, points, kinds, angle, pixel_um=pixel_um, seed=seed)[0]
+
+# %% ../../nbs/03_simulate/02_tissue.ipynb #5cb840d7
+def paint_tissue(
+    size_um: tuple[float, float],
+    fields: Fields,
+    points: NDArray[np.float64],
+    kinds: NDArray[np.int64],
+    angle: NDArray[np.float64],
+    *,
+    pixel_um: tuple[float, float] = (1.0, 1.0),
+    seed: int = 0,
+) -> tuple[Tissue, NDArray[np.int64]]:
+    """Tissue of given cells: centres (n, 2) (y, x) um, types and orientations (n,); and which of them each of its cells is."""
     size = _crowding(points, kinds)
     outlines = draw_outlines(points, kinds, angle, size, seeded(seed, "outlines"))
     shape = tuple(round(s / p) for s, p in zip(size_um, pixel_um, strict=True))
@@ -212,4 +226,5 @@ def simulate_tissue(
         o.body_um, o.stretch, o.dna, np.array(pixel_um, float), shape,
     )  # fmt: skip
     nuclei, cells, kept = _clean(score, cells, pixel_um)
-    return Tissue(nuclei, cells, kinds[kept], points[kept, ::-1], dna, pixel_um, fields)
+    made = Tissue(nuclei, cells, kinds[kept], points[kept, ::-1], dna, pixel_um, fields)
+    return made, kept
