@@ -5,6 +5,7 @@
 # %% ../../nbs/06_beads/30_catalogue.ipynb #adac5082
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['WINDOW_UM', 'BEAD_COLUMNS', 'MODEL_ERROR_UM', 'fit_plane', 'plane_catalogue', 'spheres']
+__all__ = ['WINDOW_UM', 'Finder', 'BEAD_COLUMNS', 'MODEL_ERROR_UM', 'fit_plane', 'plane_catalogue', 'spheres']
 
 # %% ../../nbs/06_beads/30_catalogue.ipynb #1a0d4991
 WINDOW_UM = 1000.0
@@ -86,6 +87,7 @@ def _fit_window(
     return fits
 
 # %% ../../nbs/06_beads/30_catalogue.ipynb #18763bf4
+Finder = Callable[[Any, float], NDArray[np.float64]]
 BEAD_COLUMNS = (
     "modality", "section", "plane", "bead_id", "track_id", "x_um", "y_um", "z_um", "radius_um",
     "x_um_err", "y_um_err", "z_um_err", "radius_um_err", "snr", "fit_quality", "flag",
@@ -105,14 +107,15 @@ def plane_catalogue(
     optics: Optics = Optics(),  # noqa: B008
     camera: Camera = Camera(),  # noqa: B008
     prior: RadiusPrior = RadiusPrior(),  # noqa: B008
+    find: Finder = find_candidates,
 ) -> pd.DataFrame:
     """Beads of one optical plane: `BEAD_COLUMNS` first, then what the fit says besides.
 
     `fine` (y, x) at `pixel_um` (y, x), `coarse` (y, x) at `coarse_um`, the centre of its first pixel (coarse_um - pixel) / 2 from that of the
-    fine one, as in a pyramid of means. z_um is the plane's; bead_id counts rows; track_id is -1 until sections are joined.
+    fine one, as in a pyramid of means. `find`: from the coarse plane and its pixel to first guesses (n, 3), x, y, radius in um. z_um is the plane's; bead_id counts rows; track_id is -1 until sections are joined.
     """
     shift = (coarse_um - np.array([pixel_um[1], pixel_um[0]])) / 2
-    guesses = find_candidates(coarse, coarse_um)
+    guesses = find(coarse, coarse_um)
     guesses[:, :2] += shift
     table = fit_plane(fine, guesses, pixel_um=pixel_um, optics=optics, camera=camera, prior=prior)
     table = table.assign(

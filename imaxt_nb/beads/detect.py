@@ -46,9 +46,10 @@ def _responses(soft: NDArray[np.float32], radii: NDArray[Any]) -> NDArray[np.flo
 
 
 def noise_of(image: NDArray[Any]) -> float:
-    """Standard deviation of the square root of the image from pixel to pixel: robust, from differences."""
+    """Standard deviation of the square root of the image from pixel to pixel: robust, from differences; NaN left out."""
     soft = np.sqrt(np.maximum(image, 0).astype(np.float32))
     differences = np.abs(np.diff(soft, axis=-1))
+    differences = differences[np.isfinite(differences)]
     return (
         float(max(1.4826 * np.median(differences) / np.sqrt(2), 1e-6)) if differences.size else 1e-6
     )
