@@ -21,7 +21,7 @@ from ..core.settings import load_settings
 
 # %% auto #0
 __all__ = ['length', 'orientation', 'section_step', 'convert', 'convert_imc_command', 'parse_orientation', 'convert_stpt_command',
-           'parse_pair', 'convert_tiles_command']
+           'parse_pair', 'convert_tiles_command', 'convert_axioscan_command']
 
 # %% ../../nbs/13_cli/06_convert.ipynb #f14eb40c
 @click.group()
@@ -169,4 +169,30 @@ def convert_tiles_command(
     given = {k: v for k, v in options.items() if v is not None}
     with _new_or_old(sample, load_settings(data_root=data_root).data_root) as store:
         summary = convert_tiles(source, store, **given)
+    return _show(summary, as_json)
+
+# %% ../../nbs/13_cli/06_convert.ipynb #d8275bc1
+@convert.command("axioscan")
+@click.argument("source", type=click.Path())
+@click.option("--sample", required=True, help="Name of the sample; made if there is none.")
+@click.option("--pixel-um", help="Size of a pixel, or YxX [default: what the files tell].")
+@click.option("--orientation", help="Stage axes along the image's x and y [default: x,y].")
+@data_root
+@as_json
+def convert_axioscan_command(
+    source: str,
+    sample: str,
+    pixel_um: str | None,
+    orientation: str | None,
+    data_root: str | None,
+    as_json: bool,
+) -> int:
+    """Slides of a scanner, CZI (extra: czi) or OME-TIFF, one a slide, to raw/axioscan.zarr."""
+    from imaxt_nb.readers.axioscan import convert_axioscan
+
+    size = None if pixel_um is None else parse_pair(pixel_um, "pixel um")
+    with _new_or_old(sample, load_settings(data_root=data_root).data_root) as store:
+        summary = convert_axioscan(
+            source, store, pixel_um=size, orientation=parse_orientation(orientation)
+        )
     return _show(summary, as_json)

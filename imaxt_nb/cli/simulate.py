@@ -15,7 +15,8 @@ from .main import emit_json
 from ..core.errors import EXIT_OK, UsageError
 
 # %% auto #0
-__all__ = ['simulate', 'parse_size', 'simulate_imc_command', 'parse_grid', 'parse_orientation', 'simulate_stpt_command']
+__all__ = ['simulate', 'parse_size', 'simulate_imc_command', 'parse_grid', 'parse_orientation', 'simulate_stpt_command',
+           'simulate_slides_command']
 
 # %% ../../nbs/13_cli/05_simulate.ipynb #0fe531da
 @click.group()
@@ -159,4 +160,47 @@ def simulate_stpt_command(
         click.echo(
             f"simulated {told['sections']} section(s) in {out}, truth in {Path(out) / 'truth'}"
         )
+    return EXIT_OK
+
+# %% ../../nbs/13_cli/05_simulate.ipynb #026f47cf
+@simulate.command("slides")
+@click.argument("out", type=click.Path(file_okay=False))
+@click.option(
+    "--from", "source", required=True, type=click.Path(), help="Folder of `simulate stpt`."
+)
+@click.option("--slides", default=0, show_default=True, help="How many slices; 0: all.")
+@click.option("--orphans", default=0, show_default=True, help="Slides of another block.")
+@click.option("--twice", default=0, show_default=True, help="Slices that are on two slides.")
+@click.option("--regions", default=1, show_default=True, help="Slides with an IMC region.")
+@click.option("--region-um", default=800.0, show_default=True, help="Side of a region.")
+@click.option(
+    "--deform-um", default=5.0, show_default=True, help="R.m.s. of the local displacement."
+)
+@click.option("--missing", default=0.3, show_default=True, help="Part of the beads that are lost.")
+@click.option(
+    "--spurious", default=0.1, show_default=True, help="Part of the round things that are none."
+)
+@click.option("--pixel-um", default=1.3, show_default=True, help="Of the scanner.")
+@click.option(
+    "--tile-px", default=1024, show_default=True, type=int, help="Side of a scanner's tile."
+)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@as_json
+def simulate_slides_command(out: str, source: str, as_json: bool, **told: Any) -> int:
+    """Slides of a simulated block: Axioscan OME-TIFF in OUT/axioscan, IMC .txt in OUT/imc, OUT/truth."""
+    _must_be_empty(out)
+    from imaxt_nb.simulate.axioscan import Scanner
+    from imaxt_nb.simulate.catalogues import Handling
+    from imaxt_nb.simulate.slides import Box, simulate_slides
+
+    handling = Handling(deform_um=told.pop("deform_um"))
+    scanner = Scanner(pixel_um=told.pop("pixel_um"), tile_px=told.pop("tile_px"))
+    seed = told.pop("seed")
+    simulate_slides(out, source, box=Box(handling=handling, **told), scanner=scanner, seed=seed)
+    found = {"out": out, "truth": str(Path(out) / "truth")}
+    found["slides"] = [p.name for p in sorted(Path(out).glob("axioscan/*.ome.tif"))]  # type: ignore[assignment]
+    if as_json:
+        emit_json(found)
+    else:
+        click.echo(f"simulated {len(found['slides'])} slide(s) in {out}, truth in {found['truth']}")
     return EXIT_OK
