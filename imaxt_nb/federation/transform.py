@@ -93,15 +93,19 @@ def fit_transform(
 
 # %% ../../nbs/07_federation/50_transform.ipynb #971608c9
 def pair_table(
-    t: SlideTransform, points: NDArray[Any], targets: NDArray[Any], **names: Any
+    t: SlideTransform,
+    points: NDArray[Any],
+    targets: NDArray[Any],
+    errors_um: NDArray[Any],
+    **names: Any,
 ) -> pd.DataFrame:
-    """One row a pair: x_um, y_um (slide), sample_x_um, sample_y_um, loo_affine_um, loo_um (with the field, if there is one), weight, and `names`."""
+    """One row a pair: x_um, y_um (slide), sample_x_um, sample_y_um, error_um (of the two beads), loo_affine_um, loo_um (with the field, if there is one), weight, and `names`."""
     import pandas as pd
 
     affine = np.hypot(*t.fit.leave_one_out.T)
     best = affine if t.warp is None else np.hypot(*t.warp.leave_one_out.T)
     columns = {
         "x_um": points[:, 0], "y_um": points[:, 1], "sample_x_um": targets[:, 0], "sample_y_um": targets[:, 1],
-        "loo_affine_um": affine, "loo_um": best, "weight": t.fit.weight,
+        "error_um": errors_um, "loo_affine_um": affine, "loo_um": best, "weight": t.fit.weight,
     }  # fmt: skip
     return pd.DataFrame(names | columns)
