@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['FEWEST_DIRECT', 'REACH_UM', 'sort_slides', 'ChainedFit', 'chain_and_refine']
+__all__ = ['FEWEST_DIRECT', 'REACH_UM', 'sort_slides', 'ChainedFit', 'Placed', 'chain_and_refine']
 
 # %% ../../nbs/07_federation/40_order.ipynb #a07d0d63
 def sort_slides(matches: Mapping[str, SlideMatch]) -> pd.DataFrame:
@@ -71,13 +71,21 @@ class ChainedFit:
     direct: AffineFit | None
 
 
-def _expected(fit: AffineFit, points: NDArray[Any]) -> float:
+class Placed(Protocol):
+    """A transform with its error: 2 x 3 matrix; standard deviation (n,) of the vector at points (n, 2), um."""
+
+    @property
+    def matrix(self) -> Matrix: ...
+    def error_at(self, points: NDArray[Any]) -> NDArray[np.float64]: ...
+
+
+def _expected(fit: Placed, points: NDArray[Any]) -> float:
     return float(np.median(fit.error_at(points)))
 
 
 def chain_and_refine(
     region_to_slide: AffineFit,
-    slide_to_sample: AffineFit,
+    slide_to_sample: Placed,
     region_beads: NDArray[Any],
     sample_beads: NDArray[Any],
     *,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['FEWEST_FOR_WARP', 'GAIN', 'SlideTransform', 'fit_transform', 'pair_table']
+__all__ = ['FEWEST_FOR_WARP', 'GAIN', 'SlideTransform', 'Local', 'fit_transform', 'pair_table']
 
 # %% ../../nbs/07_federation/50_transform.ipynb #a603916a
 FEWEST_FOR_WARP = 12  # pairs
@@ -62,6 +62,11 @@ class SlideTransform:
             mapped = target - self.warp.at(mapped)[0]  # type: ignore[union-attr]
         return apply(inverse(self.fit.matrix), mapped)
 
+    def local(self, points: NDArray[Any]) -> Local:
+        """The affine that is nearest to the transform at slide points (n, 2), at least 3; with its error there."""
+        at = np.asarray(points, dtype=float)
+        return Local(fit_affine(at, self.plane(at), kind="affine").matrix, self)
+
     def error_at(self, points: NDArray[Any]) -> NDArray[np.float64]:
         """Standard deviation per axis (n,), um, of where slide points come to; what single beads scatter is not in it."""
         at = np.asarray(points, dtype=float).reshape(-1, 2)
@@ -69,6 +74,19 @@ class SlideTransform:
         if self.warp is None or not len(at):
             return np.hypot(own, 0.0)
         return np.hypot(own, self.warp.at(apply(self.fit.matrix, at))[1])
+
+# %% ../../nbs/07_federation/50_transform.ipynb #3de56bc8
+@dataclass(frozen=True)
+class Local:
+    """An affine stand-in (2 x 3) for a transform in a small part of a slide."""
+
+    matrix: Matrix
+    whole: SlideTransform
+
+    def error_at(self, points: NDArray[Any]) -> NDArray[np.float64]:
+        """Standard deviation (n,) of the vector, um; what the affine leaves undone counts where there is no field."""
+        left = 0.0 if self.whole.warp is not None else self.whole.fit.scatter_um
+        return np.sqrt(2) * np.hypot(self.whole.error_at(points), left)
 
 # %% ../../nbs/07_federation/50_transform.ipynb #a8adc864
 def fit_transform(
