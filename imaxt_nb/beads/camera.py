@@ -21,10 +21,20 @@ __all__ = ['APART', 'BINS', 'LEAST', 'variance_by_brightness', 'estimate_camera'
 APART, BINS, LEAST = 5, 24, 200  # columns; brightnesses; pixels that a brightness must have
 
 
+def _running_mean(counts: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of 2 APART + 1 columns; NaN where one of them is."""
+    known = np.isfinite(counts)
+    sums = [
+        ndimage.uniform_filter1d(part, 2 * APART + 1, axis=-1, mode="nearest", output=np.float64)
+        for part in (np.where(known, counts, 0), known)
+    ]
+    return np.where(sums[1] > 1 - 1e-6, sums[0], np.nan).astype(np.float32)
+
+
 def variance_by_brightness(image: NDArray[Any]) -> NDArray[np.float64]:
     """(bins, 3): mean, variance of a pixel, pixels; of an image (..., y, x), pixels that are not numbers left out."""
     counts = np.asarray(image, dtype=np.float32)
-    soft = ndimage.uniform_filter1d(counts, 2 * APART + 1, axis=-1, mode="nearest")
+    soft = _running_mean(counts)
     level = soft[..., APART:-APART].ravel()
     gap = (counts[..., 2 * APART :] - counts[..., APART:-APART]).ravel()
     good = np.isfinite(level) & np.isfinite(gap)

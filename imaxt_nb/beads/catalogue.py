@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['WINDOW_UM', 'Finder', 'BEAD_COLUMNS', 'MODEL_ERROR_UM', 'fit_plane', 'plane_catalogue', 'spheres']
+__all__ = ['WINDOW_UM', 'Finder', 'BEAD_COLUMNS', 'ALIKE', 'MODEL_ERROR_UM', 'fit_plane', 'plane_catalogue', 'common_brightness',
+           'flag_unlike', 'spheres']
 
 # %% ../../nbs/06_beads/30_catalogue.ipynb #1a0d4991
 WINDOW_UM = 1000.0
@@ -128,6 +129,25 @@ def plane_catalogue(
         z_um_err=optics.thickness_um / np.sqrt(12),
     )
     return table[[*BEAD_COLUMNS, *(c for c in table.columns if c not in BEAD_COLUMNS)]]
+
+# %% ../../nbs/06_beads/30_catalogue.ipynb #b37992e4
+ALIKE = 4.0  # times brighter or fainter than the beads' common brightness
+
+
+def common_brightness(table: pd.DataFrame) -> float:
+    """The median of `amplitude` over the light of `ok` rows; 0 without any."""
+    good = table[(table.flag == "ok") & (table.amplitude > 0)].sort_values("amplitude")
+    light = (good.amplitude * good.q_um2.clip(lower=0)).to_numpy().cumsum()
+    if not len(good) or light[-1] <= 0:
+        return 0.0
+    return float(good.amplitude.iloc[int(np.searchsorted(light, light[-1] / 2))])
+
+
+def flag_unlike(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the flag `unlike` for `ok` rows that are not about as bright as the others."""
+    usual = common_brightness(table)
+    off = (table.amplitude < usual / ALIKE) | (table.amplitude > usual * ALIKE)
+    return table.assign(flag=table.flag.where(~(off & (table.flag == "ok")), "unlike"))
 
 # %% ../../nbs/06_beads/30_catalogue.ipynb #e013f0d5
 MODEL_ERROR_UM = 0.5  # of a projected radius: no bead is a perfect sphere

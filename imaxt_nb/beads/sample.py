@@ -14,8 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .camera import estimate_camera
-from .catalogue import Finder, plane_catalogue, spheres
-from .detect import COARSE_UM, find_candidates
+from .catalogue import Finder, flag_unlike, plane_catalogue, spheres
+from imaxt_nb.beads.detect import (
+    COARSE_UM,
+    candidates,
+    find_candidates,
+    noise_of,
+    without_doubles,
+)
 from .likelihood import Camera, RadiusPrior
 from .model import Optics
 from .tracks import find_tracks
@@ -34,8 +40,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['PARTS', 'BeadParameters', 'planes_of', 'coarse_level', 'Cube', 'open_cube', 'bead_channel', 'cube_camera', 'Beads',
-           'detect_plane', 'joined', 'detect_sample', 'bead_metrics']
+__all__ = ['FOREMOST', 'PARTS', 'BeadParameters', 'planes_of', 'coarse_level', 'Cube', 'open_cube', 'bead_channel', 'cube_camera',
+           'Beads', 'detect_plane', 'joined', 'detect_sample', 'bead_metrics']
 
 # %% ../../nbs/06_beads/40_sample.ipynb #43c4342c
 class BeadParameters(Parameters):
@@ -106,24 +112,28 @@ def open_cube(sample: Sample, name: str) -> Cube:
     return Cube(image, sample.image(trust) if trust in sample.images() else None)
 
 # %% ../../nbs/06_beads/40_sample.ipynb #5176aee4
-def bead_channel(cube: Cube, wanted: str = "auto") -> int:
-    """The channel called `wanted`; `auto`: that of most summed contrast of round things on the middle plane."""
-    if wanted != "auto":
-        return find_channel(cube.image.channels, wanted)
+FOREMOST = 20  # round things that speak for a channel
+
+
+def bead_channel(cube: Cube, p: BeadParameters) -> int:
+    """The channel that `p` names; `auto`: where the foremost things of a bead's size on the middle plane stand out most from the noise."""
+    channels = cube.image.channels
+    if p.channel != "auto":
+        return find_channel(channels, p.channel)
     z, level = _middle(cube.image), coarse_level(cube.image)
-    scores = [
-        _score(np.asarray(cube.plane(c, z, level)), cube.image, level)
-        for c in range(len(cube.image.channels))
-    ]
-    return int(np.argmax(scores))
+    planes = (np.asarray(cube.plane(c, z, level)) for c in range(len(channels)))
+    return int(
+        np.argmax([_prominence(plane, cube.image.pixel_um[-1] * 2**level, p) for plane in planes])
+    )
 
 
-def _score(plane: NDArray[Any], image: Image, level: int) -> float:
-    """Summed contrast of candidates beyond the median pixel, in square roots of counts."""
-    from imaxt_nb.beads.detect import candidates, noise_of, without_doubles
-
-    found = candidates(plane, image.pixel_um[-1] * 2**level, noise_of(plane))
-    return float(without_doubles(found)[:, 3].sum())
+def _prominence(plane: NDArray[Any], pixel_um: float, p: BeadParameters) -> float:
+    """Mean contrast of the foremost candidates over the noise, a missing one counting 0."""
+    noise = noise_of(plane)
+    found = without_doubles(
+        candidates(plane, pixel_um, noise, radii_um=(p.radius_um / 2, p.radii_um[1]))
+    )
+    return float(found[:FOREMOST, 3].sum() / FOREMOST / noise)
 
 
 def _middle(image: Image) -> int:
@@ -152,6 +162,13 @@ class Beads:
     channel: int
     camera: Camera
     planes: list[dict[str, Any]]
+    origin_um: NDArray[np.float64]  # (x, y) of the image's first pixel, in the table's frame
+
+    @property
+    def fullest(self) -> int:
+        """The z of the plane with most beads."""
+        good = self.table[self.table.flag == "ok"].groupby(["section", "plane"]).size()
+        return max(self.planes, key=lambda r: int(good.get((r["section"], r["plane"]), 0)))["z"]
 
 
 def _finder(p: BeadParameters) -> Finder:
@@ -208,7 +225,9 @@ def joined(parts: list[pd.DataFrame], origin_um: NDArray[np.float64]) -> pd.Data
     """One table of all planes: moved by `origin_um` (x, y), with bead_id, track_id, and `sphere_z_um`, `sphere_radius_um` of tracks."""
     import pandas as pd
 
-    table = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+    table = flag_unlike(
+        pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+    )
     table[["x_um", "y_um"]] += origin_um
     table["bead_id"] = np.arange(len(table))
     good = (table.flag == "ok").to_numpy()
@@ -229,19 +248,21 @@ def detect_sample(
     is in one physical section only. With a key an interrupted run goes on where it was. Planes without beads are warnings.
     """
     cube = open_cube(sample, p.image)
-    rows, channel = planes_of(cube.image), bead_channel(cube, p.channel)
+    rows, channel = planes_of(cube.image), bead_channel(cube, p)
     camera = cube_camera(cube, channel, p.gain)
     there = [row for row in rows if row["status"] != "absent"]
     parts = _planes(sample, cube, there, channel, camera, p, key)
-    for row, part in zip(there, parts, strict=True):
-        if not (part.flag == "ok").any():
+    origin = _origin(sample, cube.image)
+    table = joined(parts, origin)
+    seen = table[table.flag == "ok"].groupby(["section", "plane"]).size()
+    for row in there:
+        if (row["section"], row["plane"]) not in seen.index:
             warn(f"section {row['section']}, plane {row['plane']}: no beads")
-    table = joined(parts, _origin(sample, cube.image))
     sample.write_table("beads", table)
     fs, folder = fsspec.core.url_to_fs(sample.path("tables", PARTS))
     if fs.exists(folder):
         fs.rm(folder, recursive=True)
-    return Beads(table, cube, channel, camera, rows)
+    return Beads(table, cube, channel, camera, rows, origin)
 
 
 def _origin(sample: Sample, image: Image) -> NDArray[np.float64]:
