@@ -5,6 +5,7 @@
 # %% ../../nbs/07_federation/65_plots.ipynb #8b24fb10
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from ..beads.sample import planes_of
 from ..core.errors import BadInput
 from ..core.frames import to_ancestor
+from .affine import apply, inverse
 from .reproject import Box, reproject, slide_in_sample
 from .slides import Federation
 from .transform import SlideTransform
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['plot_votes', 'plot_errors', 'section_in_sample', 'overlay', 'plot_overlays']
+__all__ = ['plot_votes', 'plot_errors', 'section_in_sample', 'overlay', 'plot_overlays', 'plot_regions']
 
 # %% ../../nbs/07_federation/65_plots.ipynb #291f7121
 def plot_votes(f: Federation, most: int = 12) -> Any:
@@ -58,7 +60,11 @@ def plot_errors(pairs: pd.DataFrame, title: str = "slide to section") -> Any:
     import matplotlib.pyplot as plt
 
     fig, ax = plt.subplots(figsize=(5, 3.2), layout="constrained")
-    for column, label in (("loo_affine_um", "affine"), ("loo_um", "as used")):
+    for column, label in (
+        ("loo_affine_um", "affine"),
+        ("loo_chain_um", "chain"),
+        ("loo_um", "as used"),
+    ):
         if column in pairs:
             e = np.sort(pairs[column].dropna().to_numpy())
             median = float(np.median(e)) if len(e) else float("nan")
@@ -157,3 +163,48 @@ def plot_overlays(
         )
         ax.set(xlabel="x (mm)", ylabel="y (mm)")
     return fig
+
+# %% ../../nbs/07_federation/65_plots.ipynb #c5719efa
+def plot_regions(
+    sample: Sample, f: Any, regions: Any, prefix: str = "imc", most: int = 6, cube: str = "stpt"
+) -> Any:
+    """The first placed regions (`federation.regions.RegionFederation`) over their sections; green: section, magenta: region."""
+    import matplotlib.pyplot as plt
+
+    raw = {r.name: r for r in regions}
+    placed = [q for q in f.places.values() if q.fit is not None][:most]
+    if not placed or cube not in sample.images():
+        return None
+    sections = _sections_at(sample.image(cube))
+    seen = sample.table(f"beads_{prefix}")
+    fig, axes = plt.subplots(
+        1, len(placed), figsize=(3.6 * len(placed), 3.6), layout="constrained", squeeze=False
+    )
+    for ax, q in zip(axes.flat, placed, strict=True):
+        region, own = raw[q.region], seen[seen.region == q.region]
+        channel = find_channel(region.channels, own.channel.iloc[0]) if len(own) else 0
+        size = [
+            n * um for n, um in zip(region.data.shape[:0:-1], region.pixel_um[::-1], strict=True)
+        ]
+        corners = apply(q.fit.matrix, np.array([[0, 0], [size[0], 0], [0, size[1]], size], float))
+        low, high = corners.min(0), corners.max(0)
+        box, step = (low[0], high[0], low[1], high[1]), float(max(high - low) / 400)
+        back = partial(apply, inverse(q.fit.matrix))
+        plane = reproject([np.asarray(region.data[channel])], region.pixel_um, box, step, back)
+        nearest = int(min(sections, key=lambda s: abs(sections[s] - q.z_um)))
+        there, here = (
+            _stretch(section_in_sample(sample, nearest, box, step, image=cube)),
+            _stretch(plane),
+        )
+        ax.imshow(
+            np.stack([here, there, here], -1),
+            extent=(box[0] / 1000, box[1] / 1000, box[3] / 1000, box[2] / 1000),
+        )
+        ax.set_title(f"{q.region}: {q.fit.way}, section {nearest}", fontsize=8)
+        ax.set(xlabel="x (mm)", ylabel="y (mm)")
+    return fig
+
+
+def _sections_at(cube: Image) -> dict[int, float]:
+    """Depth of every section of the cube."""
+    return {r["section"]: float(r["z_um"]) for r in reversed(planes_of(cube))}

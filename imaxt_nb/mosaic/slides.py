@@ -61,7 +61,7 @@ def slide_tiles(raw: RawTiles, section: TileSection, error_um: float) -> pd.Data
     turn = np.eye(2) if raw.orientation is None else raw.orientation
     at = stage_pixels(section.table, raw.pixel_um, turn) * raw.pixel_um
     table = section.table[["tile", "row", "column", "stage_x_um", "stage_y_um"]].copy()
-    seen = section.present.any(axis=(1, 2))[table.tile.to_numpy()]
+    seen = np.array([section.present[t].any() for t in table.tile], bool)
     lost = ~seen | ~np.isfinite(at).all(1)
     table.insert(0, "section", section.number)
     table.insert(1, "plane", 0)

@@ -86,7 +86,7 @@ def scan(
         to_slide = np.column_stack([np.eye(2), place])
         amounts = slice_maps(cut, to_slide, shape, scanner.pixel_um, scanner.blur_um)
         for c, photons in enumerate(AXIOSCAN.values()):
-            light = np.tensordot(np.float32(photons), amounts, 1) * flats[c]
+            light = np.tensordot(np.array(photons, np.float32), amounts, 1) * flats[c]
             light *= np.float32(scanner.detector.brightness)
             tiles[k, c] = digitise(light, scanner.detector, rng(seed, "camera", k, c))
     return tiles, nominal, true

@@ -5,7 +5,7 @@
 # %% ../../nbs/03_simulate/20_glass.ipynb #dd08c774
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np

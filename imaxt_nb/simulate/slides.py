@@ -159,7 +159,9 @@ def simulate_slides(
     params.json. Raises `BadInput` where there is no simulation or what cannot be simulated.
     """
     truth, box, scanner = read_truth(source), box or Box(), scanner or Scanner()
-    told = {k: tuple(v) if isinstance(v, list) else v for k, v in truth.params["block"].items()}
+    told: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in truth.params["block"].items()
+    }
     block, a = Block(**told), truth.params["acquisition"]
     step, folder = float(a["section_step_um"]), Path(out)
     thickness = slice_um or step
