@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from imaxt_nb.beads.catalogue import spheres
+from imaxt_nb.beads.tracks import find_tracks
 from imaxt_nb.core.compute import rng
 from imaxt_nb.federation.affine import apply
 from imaxt_nb.federation.slides import federate
@@ -52,16 +54,22 @@ def figures(block, slide, name, f, z):
         row["affine_loo"] = t.fit.error_um
         row["used"] = np.median(np.hypot(*(t.plane(at) - truth).T))
         row["used_loo"], row["warped"] = t.error_um, t.warp is not None
-        row["z_off"], row["z_err"] = match.z_um - (z + OFFSET), match.z_err_um
-        row["z_used"] = t.z_um - (z + OFFSET)
+        table = f.table.set_index("slide").loc[name]
+        row["z_votes"] = table.z_votes_um - (z + OFFSET)
+        row["z_off"], row["z_err"] = t.z_um - (z + OFFSET), t.z_err_um
         row["loo"] = pairs.loo_um.to_numpy()
     return row
 
 
 def block_of(seed, per_mm3):
-    """Beads and their searchable sections."""
+    """Beads and their searchable sections, with the spheres that `stpt/beads` would find."""
     beads = bead_population(seed=seed, per_mm3=per_mm3)
-    return beads, stack_sections(section_catalogues(beads, 100, seed=seed))
+    sections = section_catalogues(beads, 100, seed=seed)
+    track = find_tracks(sections)
+    found = spheres(sections, track).set_index("track_id").reindex(track)
+    names = ["z_um", "z_um_err", "radius_um", "radius_um_err"]
+    sections[[f"sphere_{n}" for n in names]] = found[names].to_numpy()
+    return beads, stack_sections(sections)
 
 
 def run(args, per_mm3, deform):
@@ -132,10 +140,10 @@ def line(name, slides, strangers, before, spent):
         for k in ("affine", "affine_loo", "used", "used_loo", "beads")
     }
     pull = np.std([r["z_off"] / r["z_err"] for r in got])
-    z, snapped = (np.sqrt(np.mean([r[k] ** 2 for r in got])) for k in ("z_off", "z_used"))
+    z, votes = (np.sqrt(np.mean([r[k] ** 2 for r in got])) for k in ("z_off", "z_votes"))
     warped = np.mean([r["warped"] for r in got])
     return (
-        f"| {name} | {med['beads']:.0f} | {right:.1%} | {named:.1%} | {early:.1%} | {z:.1f} | {pull:.2f} | {snapped:.2f} | {med['affine']:.2f} | "
+        f"| {name} | {med['beads']:.0f} | {right:.1%} | {named:.1%} | {early:.1%} | {votes:.1f} | {z:.2f} | {pull:.2f} | {med['affine']:.2f} | "
         f"{med['affine_loo']:.2f} | {warped:.0%} | {med['used']:.2f} | {med['used_loo']:.2f} | {np.mean(spent):.2f} |"
     )
 
@@ -152,7 +160,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     lines = [
-        "| beads/mm3, deformation um | beads a slide | right section | strangers named | cut before named | z of votes: error um | pulls | z used: error um | "
+        "| beads/mm3, deformation um | beads a slide | right section | strangers named | cut before named | z of votes: error um | z: error um | z: pulls | "
         "affine: error um | affine: left out | with local deformation | used: error um | used: left out | CPU s a slide |",
         "|" + "---|" * 14,
     ]

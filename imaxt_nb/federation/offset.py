@@ -75,14 +75,16 @@ def with_offset(match: SlideMatch, stack: Stack, offset: SliceOffset) -> SlideMa
     if match.curve is None or match.status == "ambiguous":
         return match
     slices = stack.z_um + offset.offset_um
-    z, half = match.curve.z_um, stack.step_um / 2
+    z, half = match.z_um, stack.step_um / 2
     k = int(np.argmin(np.abs(slices - z)))
     beyond = max(slices[0] - z, z - slices[-1]) - half
     if beyond > 0 and beyond > match.z_err_um:
         side = "before the first" if z < slices[0] else "after the last"
-        why = f"its beads are there, but the votes peak {beyond + half:.0f} um {side} section"
+        why = f"its beads are there, but its slice is {beyond + half:.0f} um {side} section"
         return replace(match, status="orphan", section=None, why=why)
     section = int(stack.section[k])
+    if match.pairs is None:
+        return match
     why = f"{match.n_pairs} of {match.n_beads} beads in section {section}, {match.expected:.1f} by chance"
     other = half - abs(slices[k] - z)
     if len(slices) > 1 and other < match.z_err_um:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from imaxt_nb.beads.sample import (
     BeadParameters,
@@ -25,6 +26,7 @@ from ..core.frames import ROOT, Frame
 from ..core.parameters import param
 from ..core.progress import track
 from .affine import as_3d
+from .depth import slice_depth
 from .offset import SliceOffset, place_all
 from .order import sort_slides
 from .sections import SlideMatch, match_slide
@@ -36,9 +38,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['AxioscanParameters', 'sample_stack', 'aligned_beads', 'slide_names', 'slide_beads', 'all_beads', 'Federation',
-           'good_beads', 'transform_of', 'federate', 'slide_table', 'placed_frame', 'votes_table', 'federate_slides',
-           'federation_metrics', 'read_transforms']
+__all__ = ['SAME_UM', 'AxioscanParameters', 'sample_stack', 'aligned_beads', 'slide_names', 'slide_beads', 'all_beads',
+           'Federation', 'good_beads', 'transform_of', 'depth_of', 'measured', 'federate', 'slide_table',
+           'placed_frame', 'votes_table', 'federate_slides', 'federation_metrics', 'read_transforms']
 
 # %% ../../nbs/07_federation/60_slides.ipynb #667bb25c
 class AxioscanParameters(BeadParameters):
@@ -163,24 +165,51 @@ def good_beads(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def transform_of(
-    match: SlideMatch, beads: pd.DataFrame, stack: Stack, offset: SliceOffset, warp: bool
+    match: SlideMatch, beads: pd.DataFrame, stack: Stack, warp: bool
 ) -> tuple[SlideTransform, pd.DataFrame]:
-    """The transform of a matched slide, and its pairs."""
+    """The transform of a slide with pairs, at the match's depth, and its pairs."""
     points, errors, _ = usable_points(beads)
     mine, theirs = match.pairs.T  # type: ignore[union-attr]
     both = np.hypot(errors[mine], stack.errors[theirs])
-    z, z_err = match.z_um, match.z_err_um
-    if offset.known and match.section is not None:
-        z, z_err = (
-            float(stack.z_um[stack.section == match.section][0]) + offset.offset_um,
-            offset.error_um,
-        )
     t = fit_transform(
-        points[mine], stack.points[theirs], both, z_um=z, z_err_um=z_err, flip=bool(match.flip), warp=warp
+        points[mine], stack.points[theirs], both, z_um=match.z_um, z_err_um=match.z_err_um, flip=bool(match.flip), warp=warp
     )  # fmt: skip
     return t, pair_table(
         t, points[mine], stack.points[theirs], both, section=stack.section[stack.index[theirs]]
     )
+
+
+SAME_UM = 10.0  # after the transform
+
+
+def depth_of(match: SlideMatch, t: SlideTransform, beads: pd.DataFrame, stack: Stack) -> SlideMatch:
+    """The match with the depth that the sizes of beads tell (`federation.depth`), if they are known and agree with the votes."""
+    known = np.flatnonzero(np.isfinite(stack.spheres).all(1))
+    if "q_um2" not in beads or not len(known):
+        return match
+    good = beads[np.isfinite(beads[["x_um", "y_um"]].to_numpy(float)).all(1)]
+    near, which = cKDTree(stack.points[known]).query(
+        t.plane(good[["x_um", "y_um"]].to_numpy(float)), distance_upper_bound=SAME_UM
+    )
+    seen = np.isfinite(near)
+    q, q_err = (good[c].to_numpy(float)[seen] for c in ("q_um2", "q_um2_err"))
+    found = slice_depth(q, q_err, stack.spheres[known[which[seen]]], match.z_um)
+    if found is None or found.error_um > match.z_err_um:
+        return match
+    return replace(match, z_um=found.z_um, z_err_um=found.error_um)
+
+
+def measured(match: SlideMatch, beads: pd.DataFrame, stack: Stack, warp: bool) -> SlideMatch:
+    """A match with its depth measured; without a transform it has too few beads."""
+    if match.pairs is None or match.status == "ambiguous":
+        return match
+    try:
+        t, _ = transform_of(match, beads, stack, warp)
+    except BadInput as e:
+        return replace(
+            match, status="too few beads", section=None, why=str(e), pairs=None, curve=None
+        )
+    return depth_of(match, t, beads, stack)
 
 
 def federate(
@@ -195,34 +224,31 @@ def federate(
 
     used = {s: good_beads(t) for s, t in beads.items()}
     first = {s: match_slide(t, stack, s) for s, t in track(list(used.items()), "slides")}
-    matches, offset = place_all(first, stack, offset_um)
+    matches, offset = place_all(
+        {s: measured(m, used[s], stack, warp) for s, m in first.items()}, stack, offset_um
+    )
     transforms, parts = {}, []
     for slide, match in matches.items():
-        if match.status != "matched":
-            continue
-        try:
-            transforms[slide], pairs = transform_of(match, used[slide], stack, offset, warp)
-        except BadInput as e:
-            matches[slide] = replace(match, status="too few beads", section=None, why=str(e))
-            continue
-        parts.append(pairs.assign(slide=slide))
-    table = slide_table(matches, transforms)
+        if match.status == "matched":
+            transforms[slide], pairs = transform_of(match, used[slide], stack, warp)
+            parts.append(pairs.assign(slide=slide))
+    table = slide_table(matches, transforms, first)
     pairs = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"slide": []})
     return Federation(table, matches, transforms, dict(beads), pairs, offset, stack)
 
 
 def slide_table(
-    matches: Mapping[str, SlideMatch], transforms: Mapping[str, SlideTransform]
+    matches: Mapping[str, SlideMatch],
+    transforms: Mapping[str, SlideTransform],
+    first: Mapping[str, SlideMatch],
 ) -> pd.DataFrame:
-    """`order.sort_slides` with z_um of the slice's middle, z_votes_um and its error, affine_error_um, error_um (median left-out) and warped."""
+    """`order.sort_slides` (z_um, z_err_um of mid-slice) with z_votes_um and its error, affine_error_um, error_um (median left-out), warped and kind."""
     table = sort_slides(matches)
     t = [transforms.get(s) for s in table.slide]
     nan = float("nan")
-    table = table.rename(
-        columns={"z_um": "z_votes_um", "z_err_um": "z_votes_err_um", "error_um": "affine_error_um"}
-    )
+    table = table.rename(columns={"error_um": "affine_error_um"})
     return table.assign(
-        z_um=[nan if k is None else k.z_um for k in t], z_err_um=[nan if k is None else k.z_err_um for k in t],
+        z_votes_um=[first[s].z_um for s in table.slide], z_votes_err_um=[first[s].z_err_um for s in table.slide],
         error_um=[nan if k is None else k.error_um for k in t], warped=[k is not None and k.warp is not None for k in t],
         kind=["" if k is None else k.fit.kind for k in t],
     )  # fmt: skip

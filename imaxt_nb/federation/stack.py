@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['FARTHEST', 'DEFAULT_SHARING', 'BEYOND_UM', 'usable_points', 'Stack', 'stack_sections', 'votes', 'by_chance', 'smooth',
-           'VoteCurve', 'fit_votes']
+__all__ = ['SPHERE', 'FARTHEST', 'DEFAULT_SHARING', 'BEYOND_UM', 'usable_points', 'Stack', 'stack_sections', 'votes', 'by_chance',
+           'smooth', 'VoteCurve', 'fit_votes']
 
 # %% ../../nbs/07_federation/15_stack.ipynb #659cda53
 def usable_points(
@@ -46,7 +46,8 @@ class Stack:
     """The beads of a sample's aligned sections, ready to be searched.
 
     section (s,), z_um (s,); points (n, 2), errors (n,) and index (n,), which section; sharing: part of a section's beads that are
-    in another 0, 1, 2, ... steps away, 1 at 0.
+    in another 0, 1, 2, ... steps away, 1 at 0. spheres (n, 4): depth and radius of the beads' spheres with their errors (z, z_err, r, r_err), um, NaN
+    where they aren't known.
     """
 
     section: NDArray[np.int64]
@@ -58,6 +59,7 @@ class Stack:
     tree: cKDTree = field(repr=False)
     trees: list[cKDTree] = field(repr=False)
     constellations: Constellations = field(repr=False)
+    spheres: NDArray[np.float64] = field(repr=False, default_factory=lambda: np.zeros((0, 4)))
 
     def members(self, k: int) -> NDArray[np.int64]:
         """Rows of section number k of the stack."""
@@ -89,8 +91,18 @@ def stack_sections(table: pd.DataFrame) -> Stack:
     trees = [cKDTree(p) for p in parts]
     return Stack(
         depth.index.to_numpy(dtype=np.int64), z, points, errors, index, _sharing(trees, z),
-        cKDTree(points), trees, constellations(parts),
+        cKDTree(points), trees, constellations(parts), _spheres(rows),
     )  # fmt: skip
+
+
+SPHERE = ("sphere_z_um", "sphere_z_um_err", "sphere_radius_um", "sphere_radius_um_err")
+
+
+def _spheres(rows: pd.DataFrame) -> NDArray[np.float64]:
+    """What `stpt/beads` found of the spheres."""
+    if not set(SPHERE) <= set(rows.columns):
+        return np.full((len(rows), 4), np.nan)
+    return np.asarray(rows[[*SPHERE]].to_numpy(dtype=float))
 
 
 FARTHEST = 12  # steps that a bead can reach

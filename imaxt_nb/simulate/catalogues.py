@@ -102,13 +102,32 @@ def seen(
     junk = junk.assign(bead_id=-1, radius_um=random.uniform(10, 60, n))
     table = pd.concat([found, junk], ignore_index=True).iloc[random.permutation(len(found) + n)]
     table[["x_um", "y_um"]] += random.normal(0, seeing.error_um, (len(table), 2))
-    table["radius_um"] += random.normal(0, seeing.radius_error_um, len(table))
+    radius_error = random.normal(0, seeing.radius_error_um, len(table))
+    table["radius_um"] += radius_error
+    table = table.assign(**_at_middle(beads, table, z_um + thickness_um / 2, radius_error, seeing))
     errors = {
         "x_um_err": seeing.error_um,
         "y_um_err": seeing.error_um,
         "radius_um_err": seeing.radius_error_um,
     }
     return table.reset_index(drop=True).assign(**errors)
+
+# %% ../../nbs/03_simulate/30_catalogues.ipynb #ff5360bb
+def _at_middle(
+    beads: pd.DataFrame,
+    table: pd.DataFrame,
+    middle_um: float,
+    radius_error: NDArray[Any],
+    seeing: Seeing,
+) -> dict[str, NDArray[np.float64]]:
+    """q_um2 and q_um2_err: squared radius at mid-layer, negative where the sphere doesn't reach it."""
+    real = (table.bead_id >= 0).to_numpy()
+    q = table.radius_um.to_numpy() ** 2
+    own = beads.set_index("bead_id").loc[table.bead_id[real]]
+    q[real] = own.radius_um.to_numpy() ** 2 - (own.z_um.to_numpy() - middle_um) ** 2
+    slope = 2 * np.sqrt(np.maximum(q, 25.0))
+    q[real] += (slope * radius_error)[real]
+    return {"q_um2": q, "q_um2_err": slope * seeing.radius_error_um}
 
 # %% ../../nbs/03_simulate/30_catalogues.ipynb #0002bfde
 def section_catalogues(
