@@ -42,7 +42,8 @@ def variance_by_brightness(image: NDArray[Any]) -> NDArray[np.float64]:
     rows: list[Any] = []
     if len(level) < LEAST:
         return np.zeros((0, 3))
-    edges = np.linspace(*np.percentile(level, (0.1, 99.9)), BINS + 1)
+    darkest, brightest = np.percentile(level, (0.1, 99.9))
+    edges = np.linspace(darkest, brightest, BINS + 1)
     for low, high in pairwise(edges):
         inside = (level >= low) & (level < high)
         if inside.sum() >= LEAST:

@@ -31,7 +31,7 @@ COLOURS = {
 }
 
 
-def _window(picture: NDArray[Any]) -> dict[str, float]:
+def _window(picture: NDArray[Any]) -> dict[str, Any]:
     seen = picture[np.isfinite(picture)]
     return (
         {"vmin": float(np.percentile(seen, 0.5)), "vmax": float(np.percentile(seen, 99.8))}
@@ -125,9 +125,8 @@ def plot_profiles(beads: Beads, optics: Optics, n: int = 4) -> Any:
     z_of = {(r["section"], r["plane"]): r["z"] for r in beads.planes}
     for column, (_, b) in zip(axes.T, chosen.iterrows(), strict=False):
         half, z = 1.5 * b.radius_um + 6, z_of[b.section, b.plane]
-        pixels, rho = _stamp(
-            beads.cube, beads.channel, z, *(b[["x_um", "y_um"]] - beads.origin_um), half
-        )
+        x, y = b.x_um - beads.origin_um[0], b.y_um - beads.origin_um[1]
+        pixels, rho = _stamp(beads.cube, beads.channel, z, x, y, half)
         photons = (pixels - beads.camera.offset) / beads.camera.gain
         model = b.background + b.amplitude * profile(rho, b.q_um2, b.u_um, optics)[:, 0].reshape(
             rho.shape
