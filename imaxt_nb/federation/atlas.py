@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['DERIVED', 'AtlasParameters', 'cell_tables', 'Where', 'where_of', 'element_image', 'placed_cells', 'frame_chain',
-           'Atlas', 'make_atlas', 'unique_names', 'atlas_metrics', 'plot_atlas']
+           'Atlas', 'make_atlas', 'unique_names', 'atlas_metrics']
 
 # %% ../../nbs/07_federation/80_atlas.ipynb #c7a0676c
 class AtlasParameters(Parameters):
@@ -291,25 +291,3 @@ def atlas_metrics(a: Atlas) -> dict[str, float | int]:
         if np.isfinite(error).any()
         else {}
     )
-
-# %% ../../nbs/07_federation/80_atlas.ipynb #2f1e410c
-def plot_atlas(a: Atlas, most: int = 20_000, seed: int = 0) -> Any:
-    """Cells in three dimensions, coloured by image; at most so many, chosen at random. Axes in mm, depth downwards."""
-    import matplotlib.pyplot as plt
-
-    from imaxt_nb.core.compute import rng
-
-    at, frames = a.cells.obsm["spatial3d"] / 1000, a.cells.obs["frame"].astype("category")
-    some = rng(seed, "atlas").permutation(len(at))[:most]
-    fig = plt.figure(figsize=(9, 7), layout="constrained")
-    ax = fig.add_subplot(projection="3d")
-    colours = plt.get_cmap("tab20")(np.arange(len(frames.cat.categories)) % 20)
-    for k, name in enumerate(frames.cat.categories):
-        own = some[frames.cat.codes.to_numpy()[some] == k]
-        ax.scatter(*at[own].T, s=2, color=colours[k], label=name, depthshade=False)
-    ax.set(xlabel="x (mm)", ylabel="y (mm)", zlabel="z (mm)")
-    ax.invert_zaxis()
-    ax.set_box_aspect((1, 1, 0.5))
-    if len(colours) <= 20:
-        ax.legend(fontsize=7, markerscale=4, loc="upper left", bbox_to_anchor=(1.02, 1))
-    return fig

@@ -78,10 +78,11 @@ def with_offset(match: SlideMatch, stack: Stack, offset: SliceOffset) -> SlideMa
     z, half = match.z_um, stack.step_um / 2
     k = int(np.argmin(np.abs(slices - z)))
     beyond = max(slices[0] - z, z - slices[-1]) - half
+    note = "; ".join(["", *(part for part in match.why.split("; ") if "not numbers" in part)])
     if beyond > 0 and beyond > match.z_err_um:
         side = "before the first" if z < slices[0] else "after the last"
         why = f"its beads are there, but its slice is {beyond + half:.0f} um {side} section"
-        return replace(match, status="orphan", section=None, why=why)
+        return replace(match, status="orphan", section=None, why=why + note)
     section = int(stack.section[k])
     if match.pairs is None:
         return match
@@ -89,7 +90,7 @@ def with_offset(match: SlideMatch, stack: Stack, offset: SliceOffset) -> SlideMa
     other = half - abs(slices[k] - z)
     if len(slices) > 1 and other < match.z_err_um:
         why += f"; the next section is nearly as likely: {2 * other:.1f} um farther, error {match.z_err_um:.1f} um"
-    return replace(match, status="matched", section=section, why=why)
+    return replace(match, status="matched", section=section, why=why + note)
 
 
 def place_all(

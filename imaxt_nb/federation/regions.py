@@ -6,180 +6,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from ..beads.catalogue import plane_catalogue
-from ..beads.detect import COARSE_UM, find_candidates
-from ..beads.likelihood import Camera, RadiusPrior
-from ..beads.sample import BeadParameters
 from ..core.errors import BadInput
 from ..core.frames import ROOT, Frame
-from ..core.parameters import param
 from ..core.progress import track
 from .affine import AffineFit, Matrix, apply, as_3d, chain, fit_affine
-from .constellations import poses, propose
-from .order import REACH_UM, ChainedFit, chain_and_refine
-from imaxt_nb.federation.sections import (
-    FEWEST,
-    MAX_LOG10_CHANCE,
-    Candidate,
-    mutual,
-    refine,
-    trials_of,
+from .order import ChainedFit, chain_and_refine
+from imaxt_nb.federation.region_beads import (
+    ImcFederationParameters,
+    OnSlide,
+    Region,
+    find_slide,
+    region_beads,
 )
-from .slides import good_beads, read_transforms, sample_stack
-from .stack import Stack, stack_sections, usable_points
+from .sections import FEWEST, mutual
+from .slide_beads import good_beads, sample_stack
+from .slides import read_transforms
+from .stack import Stack, usable_points
 from .transform import SlideTransform
-from ..sample.channels import Channel, find_channel
-from ..sample.pyramid import halve_mean
 from ..sample.store import Sample
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['ImcFederationParameters', 'Region', 'without_hot', 'region_channel', 'region_beads', 'OnSlide', 'on_slide',
-           'find_slide', 'PlacedRegion', 'place_region', 'together', 'RegionFederation', 'federate_regions',
-           'region_table', 'region_metrics']
-
-# %% ../../nbs/07_federation/70_regions.ipynb #bdaf43f1
-class ImcFederationParameters(BeadParameters):
-    """What federation/imc can be told: first how beads of regions are found."""
-
-    image: str = param("imc", "regions are the frames <image>:<region>", min_length=1)
-    channel: str = param("auto", "where beads are; auto: named so, or where they stand out most")
-    thickness_um: float = param(15.0, "of a slice", unit="um", gt=0, le=500)
-    attenuation_um: float = param(10_000.0, "over which the signal falls tenfold", unit="um", gt=0)
-    gain: float | None = param(1.0, "counts an ion", gt=0)
-    slides: str = param("axioscan", "modality of the slides that regions are on", min_length=1)
-    reach_um: float = param(
-        REACH_UM, "within which beads of region and section pair", unit="um", gt=0, le=200
-    )
-
-
-class Region(Protocol):
-    """What is needed of a converted region (`readers.imc.RawRegion`)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def status(self) -> str: ...
-    @property
-    def note(self) -> str: ...
-    @property
-    def data(self) -> Any: ...
-    @property
-    def channels(self) -> list[Channel]: ...
-    @property
-    def pixel_um(self) -> tuple[float, float]: ...
-    @property
-    def slide(self) -> str: ...
-    @property
-    def affine(self) -> Any: ...
-
-# %% ../../nbs/07_federation/70_regions.ipynb #b6efc206
-def without_hot(counts: NDArray[Any]) -> NDArray[np.float32]:
-    """Counts (y, x); pixels that exceed the median around them by 30 and ten times its root are replaced by it."""
-    middle = ndimage.median_filter(counts, 3, mode="nearest")
-    hot = counts - middle > 30 + 10 * np.sqrt(np.maximum(middle, 0))
-    return np.where(hot, middle, counts).astype(np.float32)
-
-
-def _coarse(plane: NDArray[Any], pixel_um: float) -> tuple[NDArray[Any], float]:
-    for _ in range(max(0, round(np.log2(COARSE_UM / pixel_um)))):
-        plane, pixel_um = halve_mean(plane), 2 * pixel_um
-    return plane, pixel_um
-
-
-def region_channel(region: Region, p: BeadParameters) -> int:
-    """The channel that `p` names; `auto`: one whose name holds `bead`, else the one with most round things."""
-    if p.channel != "auto":
-        return find_channel(region.channels, p.channel)
-    named = [
-        k for k, c in enumerate(region.channels) if "bead" in f"{c.name} {c.label or ''}".lower()
-    ]
-    if named:
-        return named[0]
-    counts = []
-    for k in range(len(region.channels)):
-        plane, um = _coarse(
-            without_hot(np.asarray(region.data[k])), float(np.mean(region.pixel_um))
-        )
-        counts.append(len(find_candidates(plane, um, radii_um=p.radii_um)))
-    return int(np.argmax(counts))
-
-
-def region_beads(region: Region, p: BeadParameters) -> pd.DataFrame:
-    """The beads of a region in micrometres from its first pixel: columns of `beads.catalogue`, region and channel."""
-    k = region_channel(region, p)
-    fine = without_hot(np.asarray(region.data[k]))
-    coarse, um = _coarse(fine, float(np.mean(region.pixel_um)))
-    table = plane_catalogue(
-        fine, coarse, pixel_um=region.pixel_um, coarse_um=um, modality=p.image, optics=p.optics,
-        camera=Camera(p.gain or 1.0), prior=RadiusPrior(p.radius_um, p.radius_sd_um),
-        find=lambda plane, pixel: find_candidates(plane, pixel, radii_um=p.radii_um),
-    )  # fmt: skip
-    return table.assign(region=region.name, channel=region.channels[k].name)
-
-# %% ../../nbs/07_federation/70_regions.ipynb #e8778c62
-@dataclass(frozen=True)
-class OnSlide:
-    """A region's (or a glass's) place on a slide: fit of region to slide, pairs, odds of chance."""
-
-    slide: str
-    fit: AffineFit
-    n_pairs: int
-    log10_chance: float
-
-
-def _stack_of(beads: pd.DataFrame) -> Stack | None:
-    try:
-        return stack_sections(good_beads(beads).assign(section=1, z_um=0.0))
-    except BadInput:
-        return None
-
-
-def _stiff(c: Candidate, points: NDArray[Any], errors: NDArray[Any], stack: Stack) -> AffineFit:
-    """Rigid to a slide, unless its beads say otherwise: similarity from 8 pairs on (pixels may differ in scale)."""
-    kind = "similarity" if c.n_pairs >= 8 else "rigid"
-    both = np.hypot(errors[c.mine], stack.errors[c.theirs])
-    return fit_affine(points[c.mine], stack.points[c.theirs], both, kind=kind)
-
-
-def on_slide(
-    points: NDArray[Any], errors: NDArray[Any], slide: str, beads: pd.DataFrame
-) -> OnSlide | None:
-    """Where points (n, 2) with errors lie on a slide; None without a place that chance can't explain. Same face up only."""
-    stack = _stack_of(beads)
-    if len(points) < FEWEST or stack is None:
-        return None
-    trials = trials_of(stack, points)
-    found = [
-        refine(stack, points, errors, q, trials)
-        for q in poses(propose(points, stack.constellations))
-        if not q.flip
-    ]
-    tried = sorted((c for c in found if c is not None), key=lambda c: c.log10_chance)
-    if not tried or tried[0].log10_chance > MAX_LOG10_CHANCE:
-        return None
-    best = tried[0]
-    return OnSlide(slide, _stiff(best, points, errors, stack), best.n_pairs, best.log10_chance)
-
-
-def find_slide(
-    points: NDArray[Any], errors: NDArray[Any], name: str, slides: Mapping[str, pd.DataFrame]
-) -> OnSlide | None:
-    """On the slide of that name if it fits there; else on the one with the least odds of chance."""
-    if name in slides and (here := on_slide(points, errors, name, slides[name])) is not None:
-        return here
-    others = (on_slide(points, errors, s, t) for s, t in slides.items() if s != name)
-    return min((o for o in others if o is not None), key=lambda o: o.log10_chance, default=None)
+__all__ = ['PlacedRegion', 'place_region', 'together', 'RegionFederation', 'federate_regions', 'region_table', 'region_metrics']
 
 # %% ../../nbs/07_federation/70_regions.ipynb #e39d0fac
 @dataclass(frozen=True)
@@ -286,8 +143,6 @@ def together(
 
 def _with(through: AffineFit, known: AffineFit, flat: Matrix) -> AffineFit:
     """The combined matrix with the errors of the fit that it rests on."""
-    from dataclasses import replace
-
     back = np.linalg.inv(flat[:, :2])
     return replace(known, matrix=through.matrix, centre=(known.centre - flat[:, 2]) @ back.T)
 

@@ -7,30 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.spatial import cKDTree
 
-from imaxt_nb.beads.sample import (
-    BeadParameters,
-    bead_channel,
-    cube_camera,
-    detect_plane,
-    open_cube,
-    planes_of,
-)
-from ..core.compute import get_client
 from ..core.errors import BadInput
 from ..core.frames import ROOT, Frame
-from ..core.parameters import param
 from ..core.progress import track
 from .affine import as_3d
 from .depth import slice_depth
 from .offset import SliceOffset, place_all
 from .order import sort_slides
 from .sections import SlideMatch, match_slide
-from .stack import Stack, stack_sections, usable_points
+from .slide_beads import AxioscanParameters, all_beads, good_beads, sample_stack
+from .stack import Stack, usable_points
 from .transform import SlideTransform, fit_transform, pair_table
 from ..sample.store import Sample
 
@@ -38,112 +29,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['SAME_UM', 'AxioscanParameters', 'sample_stack', 'aligned_beads', 'slide_names', 'slide_beads', 'all_beads',
-           'Federation', 'good_beads', 'transform_of', 'depth_of', 'measured', 'federate', 'slide_table',
-           'placed_frame', 'votes_table', 'federate_slides', 'federation_metrics', 'read_transforms']
-
-# %% ../../nbs/07_federation/60_slides.ipynb #667bb25c
-class AxioscanParameters(BeadParameters):
-    """What federation/axioscan can be told: first how beads of slides are found (as stpt/beads)."""
-
-    image: str = param("axioscan", "slides are the images <image>_<slide>", min_length=1)
-    thickness_um: float = param(15.0, "of a slice", unit="um", gt=0, le=500)
-    attenuation_um: float = param(1000.0, "over which light falls tenfold", unit="um", gt=0)
-    blur_um: float = param(0.8, "lateral width (s.d.) of the point spread", unit="um", gt=0, le=20)
-    offset_um: float | None = param(
-        None,
-        "middle of a slice below the plane of its section; from all slides together if none",
-        unit="um",
-        ge=-500,
-        le=500,
-    )
-    warp: Literal["auto", "never"] = param(
-        "auto", "local deformation: where it predicts beads better, or never"
-    )
-
-# %% ../../nbs/07_federation/60_slides.ipynb #a35d3d11
-def sample_stack(sample: Sample) -> Stack:
-    """The beads of the sample's aligned sections; `BadInput` that names the step that is missing."""
-    for name, step in (("beads", "stpt/beads"), ("sections", "stpt/align")):
-        if name not in sample.tables():
-            raise BadInput(
-                f"no table of {name}",
-                file=sample.path("tables"),
-                field=name,
-                expected=f"run {step} first",
-            )
-    return stack_sections(aligned_beads(sample.table("beads"), sample.table("sections")))
-
-
-def aligned_beads(beads: pd.DataFrame, sections: pd.DataFrame) -> pd.DataFrame:
-    """The beads that fitted, in the frame where sections agree: x_um, y_um less dx_um, dy_um; z_um of the planes."""
-    good = beads[beads.flag == "ok"] if "flag" in beads else beads
-    shift = sections[["section", "plane", "z_um", "dx_um", "dy_um"]].drop_duplicates(
-        ["section", "plane"]
-    )
-    both = good.drop(columns=["z_um"]).merge(shift, on=["section", "plane"], how="inner")
-    if both.empty:
-        raise BadInput(
-            "no bead in an aligned section",
-            field="sections",
-            found=f"{len(good)} beads, {len(sections)} sections",
-        )
-    both[["x_um", "y_um"]] -= both[["dx_um", "dy_um"]].to_numpy()
-    return both
-
-# %% ../../nbs/07_federation/60_slides.ipynb #1fbb5f8c
-def slide_names(sample: Sample, prefix: str) -> list[str]:
-    """The slides that are images `<prefix>_<slide>`."""
-    names = [n.removeprefix(f"{prefix}_") for n in sample.images() if n.startswith(f"{prefix}_")]
-    return [n for n in names if not n.endswith("_confidence")]
-
-
-def slide_beads(sample: Sample, slide: str, p: BeadParameters) -> pd.DataFrame:
-    """The beads of a slide in micrometres from its first pixel: columns of `beads.catalogue`, and slide."""
-    cube = open_cube(sample, f"{p.image}_{slide}")
-    channel = bead_channel(cube, p)
-    camera = cube_camera(cube, channel, p.gain)
-    table = detect_plane(cube, planes_of(cube.image)[0], channel, camera, p)
-    return table.assign(
-        modality=p.image,
-        slide=slide,
-        bead_id=np.arange(len(table)),
-        channel=cube.image.channels[channel].name,
-    )
-
-
-def all_beads(
-    sample: Sample, p: BeadParameters, key: str, warn: Callable[[str], None]
-) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
-    """Beads by slide, and the reasons of slides that failed; `tables/beads_<modality>.parquet`."""
-    import pandas as pd
-
-    names, name = slide_names(sample, p.image), f"beads_{p.image}"
-    if not names:
-        raise BadInput(
-            "no slides",
-            file=sample.path("images"),
-            expected=f"images {p.image}_<slide>: run {p.image}/mosaic first",
-        )
-    if key and name in sample.tables():
-        old = sample.table(name)
-        if old.attrs.get("key") == key:
-            return {s: old[old.slide == s].reset_index(drop=True) for s in names}, dict(
-                old.attrs["failed"]
-            )
-    found, failed = {}, {}
-    with get_client():
-        for slide in track(names, "slides"):
-            try:
-                found[slide] = slide_beads(sample, slide, p)
-            except BadInput as e:
-                failed[slide] = str(e)
-                warn(f"slide {slide}: {e}")
-    if found:
-        table = pd.concat(found.values(), ignore_index=True)
-        table.attrs.update(frame=f"{p.image} slides", key=key, failed=failed)
-        sample.write_table(name, table)
-    return found, failed
+__all__ = ['SAME_UM', 'Federation', 'transform_of', 'depth_of', 'measured', 'federate', 'slide_table', 'placed_frame',
+           'votes_table', 'federate_slides', 'federation_metrics', 'read_transforms']
 
 # %% ../../nbs/07_federation/60_slides.ipynb #37e813b4
 @dataclass(frozen=True)
@@ -157,11 +44,6 @@ class Federation:
     pairs: pd.DataFrame
     offset: SliceOffset
     stack: Stack
-
-
-def good_beads(table: pd.DataFrame) -> pd.DataFrame:
-    """Those that fitted."""
-    return table[table.flag == "ok"] if "flag" in table else table
 
 
 def transform_of(
