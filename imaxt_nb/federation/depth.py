@@ -44,8 +44,25 @@ def slice_depth(
     if good.sum() < FEWEST:
         return None
     q, q_err = q_um2[good], q_err_um2[good]
-    depth, depth_err, radius, radius_err = spheres[good].T
-    grid = np.arange(about_um - REACH_UM, about_um + REACH_UM + 0.125, 0.25)
+    coarse = np.arange(about_um - REACH_UM, about_um + REACH_UM + 0.25, 0.5)
+    score = _score(coarse, q, q_err, spheres[good])
+    best = coarse[int(np.argmin(score))]
+    fine = (
+        best + np.arange(-400, 401) * 0.01
+    )  # the likelihood may be narrower than the coarse steps
+    near = _score(fine, q, q_err, spheres[good])
+    weight = np.exp(near.min() - near)
+    weight /= weight.sum()
+    z = float(weight @ fine)
+    error = float(np.hypot(np.sqrt(weight @ (fine - z) ** 2), FLOOR_UM))
+    return SliceDepth(z, error, int(good.sum()), coarse, score - score.min())
+
+
+def _score(
+    grid: NDArray[Any], q: NDArray[Any], q_err: NDArray[Any], spheres: NDArray[Any]
+) -> NDArray[np.float64]:
+    """-log likelihood at depths (m,)."""
+    depth, depth_err, radius, radius_err = spheres.T
     u = grid[:, None] - depth
     variance = (
         q_err**2
@@ -55,10 +72,4 @@ def slice_depth(
     )
     residual = q - (radius**2 - u**2)
     right = np.exp(-(residual**2) / (2 * variance)) / np.sqrt(2 * np.pi * variance)
-    score = -np.log((1 - WRONG) * right + WRONG / WRONG_WIDTH_UM2).sum(1)
-    score -= score.min()
-    weight = np.exp(-score)
-    weight /= weight.sum()
-    z = float(weight @ grid)
-    error = float(np.hypot(np.sqrt(weight @ (grid - z) ** 2), FLOOR_UM))
-    return SliceDepth(z, error, int(good.sum()), grid, score)
+    return np.asarray(-np.log((1 - WRONG) * right + WRONG / WRONG_WIDTH_UM2).sum(1))

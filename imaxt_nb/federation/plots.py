@@ -11,22 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..beads.sample import planes_of
-from ..core.errors import BadInput
-from ..core.frames import to_ancestor
 from .affine import apply, inverse
-from .reproject import Box, reproject, slide_in_sample
+from .reproject import reproject
 from .slides import Federation
-from .transform import SlideTransform
+from .views import view
 from ..sample.channels import find_channel
-from ..sample.images import Image
 from ..sample.store import Sample
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['plot_votes', 'plot_errors', 'section_in_sample', 'overlay', 'plot_overlays', 'plot_regions']
+__all__ = ['plot_votes', 'plot_errors', 'overlay', 'plot_overlays', 'plot_regions']
 
 # %% ../../nbs/07_federation/65_plots.ipynb #291f7121
 def plot_votes(f: Federation, most: int = 12) -> Any:
@@ -84,52 +80,16 @@ def plot_errors(pairs: pd.DataFrame, title: str = "slide to section") -> Any:
     return fig
 
 # %% ../../nbs/07_federation/65_plots.ipynb #d3c34301
-def section_in_sample(
-    sample: Sample,
-    section: int,
-    box_um: Box,
-    pixel_um: float,
-    *,
-    image: str = "stpt",
-    channel: int = -1,
-) -> NDArray[np.float32]:
-    """A section of the cube in a region of the sample's frame, the section's shift taken away: (y, x)."""
-    cube = sample.image(image)
-    rows = [r for r in planes_of(cube) if r["section"] == section]
-    if not rows:
-        raise BadInput("no such section", file=cube.place, field="section", found=section)
-    origin = np.zeros(2) if cube.frame is None else to_ancestor(sample.frames, cube.frame)[1][:2, 3]
-    if "sections" in sample.tables():
-        table = sample.table("sections")
-        own = table[table.section == section]
-        origin = origin - (own[["dx_um", "dy_um"]].iloc[0].to_numpy(float) if len(own) else 0.0)
-    levels = [a[channel, rows[0]["z"]] for a in cube.levels]
-    pixel = (cube.pixel_um[-2], cube.pixel_um[-1])
-    return np.asarray(reproject(levels, pixel, box_um, pixel_um, lambda p: p - origin))
-
-
 def _stretch(a: NDArray[Any]) -> NDArray[np.float64]:
     seen = a[np.isfinite(a)]
     low, high = np.percentile(seen, [2, 99.5]) if len(seen) else (0, 1)
     return np.clip((np.nan_to_num(a, nan=low) - low) / max(high - low, 1e-9), 0, 1)
 
 
-def overlay(
-    sample: Sample,
-    image: Image,
-    channel: int,
-    t: SlideTransform,
-    section: int,
-    box_um: Box,
-    pixel_um: float,
-    cube: str = "stpt",
-) -> NDArray[np.float64]:
-    """(y, x, 3): the section's last channel in green, the slide's channel in magenta."""
-    levels = [a[(channel, *([0] * (a.ndim - 3)))] for a in image.levels]
-    pixel = (image.pixel_um[-2], image.pixel_um[-1])
-    slide = _stretch(slide_in_sample(levels, pixel, t, box_um, pixel_um))
-    there = _stretch(section_in_sample(sample, section, box_um, pixel_um, image=cube))
-    return np.stack([slide, there, slide], -1)
+def overlay(slide: NDArray[Any], section: NDArray[Any]) -> NDArray[np.float64]:
+    """(y, x, 3): section in green, slide in magenta, each between its percentiles."""
+    a, b = _stretch(slide), _stretch(section)
+    return np.stack([a, b, a], -1)
 
 # %% ../../nbs/07_federation/65_plots.ipynb #06ba049a
 def plot_overlays(
@@ -152,11 +112,11 @@ def plot_overlays(
     box = (low[0] - 100, top[0] + 100, low[1] - 100, top[1] + 100)
     step = float(max(top - low) / 600)
     for ax, name in zip(axes.flat, names, strict=False):
-        image, m = sample.image(f"{prefix}_{name}"), f.matches[name]
-        channel = find_channel(image.channels, f.beads[name].channel.iloc[0])
-        picture = overlay(
-            sample, image, channel, f.transforms[name], int(m.section or 0), box, step, cube
+        m, z = f.matches[name], float(f.stack.z_um[f.stack.section == f.matches[name].section][0])
+        slide = view(
+            sample, f"{prefix}_{name}", box, step, channel=str(f.beads[name].channel.iloc[0])
         )
+        picture = overlay(slide, view(sample, cube, box, step, channel=-1, z_um=z))
         ax.imshow(picture, extent=(box[0] / 1000, box[1] / 1000, box[3] / 1000, box[2] / 1000))
         ax.set_title(
             f"{name} on section {m.section}, error {f.transforms[name].error_um:.1f} µm", fontsize=8
@@ -175,7 +135,6 @@ def plot_regions(
     placed = [q for q in f.places.values() if q.fit is not None][:most]
     if not placed or cube not in sample.images():
         return None
-    sections = _sections_at(sample.image(cube))
     seen = sample.table(f"beads_{prefix}")
     fig, axes = plt.subplots(
         1, len(placed), figsize=(3.6 * len(placed), 3.6), layout="constrained", squeeze=False
@@ -191,20 +150,8 @@ def plot_regions(
         box, step = (low[0], high[0], low[1], high[1]), float(max(high - low) / 400)
         back = partial(apply, inverse(q.fit.matrix))
         plane = reproject([np.asarray(region.data[channel])], region.pixel_um, box, step, back)
-        nearest = int(min(sections, key=lambda s: abs(sections[s] - q.z_um)))
-        there, here = (
-            _stretch(section_in_sample(sample, nearest, box, step, image=cube)),
-            _stretch(plane),
-        )
-        ax.imshow(
-            np.stack([here, there, here], -1),
-            extent=(box[0] / 1000, box[1] / 1000, box[3] / 1000, box[2] / 1000),
-        )
-        ax.set_title(f"{q.region}: {q.fit.way}, section {nearest}", fontsize=8)
+        picture = overlay(plane, view(sample, cube, box, step, channel=-1, z_um=q.z_um))
+        ax.imshow(picture, extent=(box[0] / 1000, box[1] / 1000, box[3] / 1000, box[2] / 1000))
+        ax.set_title(f"{q.region}: {q.fit.way}, depth {q.z_um:.1f} µm", fontsize=8)
         ax.set(xlabel="x (mm)", ylabel="y (mm)")
     return fig
-
-
-def _sections_at(cube: Image) -> dict[int, float]:
-    """Depth of every section of the cube."""
-    return {r["section"]: float(r["z_um"]) for r in reversed(planes_of(cube))}

@@ -28,7 +28,6 @@ from imaxt_nb.federation.sections import (
     MAX_LOG10_CHANCE,
     Candidate,
     mutual,
-    reach_of,
     refine,
     trials_of,
 )
@@ -41,8 +40,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['ImcFederationParameters', 'Region', 'without_hot', 'region_channel', 'region_beads', 'OnSlide', 'on_slide',
-           'find_slide']
+__all__ = ['NAMED', 'STIFF_REACH_UM', 'ImcFederationParameters', 'Region', 'without_hot', 'region_channel', 'region_beads',
+           'OnSlide', 'odds_of', 'on_slide', 'find_slide']
 
 # %% ../../nbs/07_federation/68_region_beads.ipynb #0ad0b484
 class ImcFederationParameters(BeadParameters):
@@ -141,36 +140,56 @@ def _stack_of(beads: pd.DataFrame) -> Stack | None:
         return None
 
 
-def _stiffened(
-    c: Candidate,
-    points: NDArray[Any],
-    errors: NDArray[Any],
-    stack: Stack,
-    slide: str,
-    trials: float,
-) -> OnSlide:
-    """The candidate under a stiff transform: rigid, from 12 pairs on a similarity (pixels may differ in scale); its pairs and odds anew.
+NAMED = 1.5  # decades of odds that a slide's name is worth
 
-    Two pairs make a rigid motion, so what the others do is evidence.
+
+def odds_of(
+    n_pairs: int, expected: float, n: int, m: int, reach_um: float, size_um: float
+) -> float:
+    """log10 of the odds that any rigid motion brings so many of n beads onto m by chance; at most 0.
+
+    A pair of the n and one of the m that are equally long (within twice the reach, of lengths up to `size_um`) make a motion; what the other beads do is evidence:
+    Poisson, `expected` of them fall within reach by chance.
     """
+    motions = n * (n - 1) / 2 * m * (m - 1) * min(1.0, 4 * reach_um / size_um)
+    return float(
+        min(0.0, poisson.logsf(n_pairs - 3, expected) / np.log(10) + np.log10(max(motions, 1.0)))
+    )
+
+
+def _stiffened(
+    c: Candidate, points: NDArray[Any], errors: NDArray[Any], stack: Stack, slide: str
+) -> OnSlide:
+    """The candidate under a stiff transform: rigid, from 12 pairs on a similarity (pixels may differ in scale); its pairs and odds anew."""
     mine, theirs = c.mine, c.theirs
     for _ in range(3):
         kind = "similarity" if len(mine) >= 12 else "rigid"
         both = np.hypot(errors[mine], stack.errors[theirs])
         fit = fit_affine(points[mine], stack.points[theirs], both, kind=kind)
-        mapped, reach = apply(fit.matrix, points), reach_of(fit)
+        mapped, reach = (
+            apply(fit.matrix, points),
+            float(np.clip(3 * fit.scatter_um, *STIFF_REACH_UM)),
+        )
         mine, theirs = mutual(mapped, stack.tree, reach)
         if len(mine) < 2:
             break
     expected = by_chance(stack.tree, mapped, reach)
-    odds = poisson.logsf(len(mine) - 3, expected) / np.log(10) + np.log10(trials / 2)
-    return OnSlide(slide, fit, len(mine), float(min(0.0, odds)))
+    size = float(np.hypot(*np.ptp(stack.points, axis=0)))
+    return OnSlide(
+        slide,
+        fit,
+        len(mine),
+        odds_of(len(mine), expected, len(points), len(stack.points), reach, size),
+    )
+
+
+STIFF_REACH_UM = (4.0, 20.0)
 
 
 def on_slide(
     points: NDArray[Any], errors: NDArray[Any], slide: str, beads: pd.DataFrame
 ) -> OnSlide | None:
-    """Where points (n, 2) with errors lie on a slide; None without a place that chance can't explain. Same face up only."""
+    """The likeliest place of points (n, 2) with errors on a slide, the same face up; None without one that has `FEWEST` pairs."""
     stack = _stack_of(beads)
     if len(points) < FEWEST or stack is None:
         return None
@@ -180,20 +199,20 @@ def on_slide(
         for q in poses(propose(points, stack.constellations))
         if not q.flip
     ]
-    tried = [_stiffened(c, points, errors, stack, slide, trials) for c in found if c is not None]
+    tried = [_stiffened(c, points, errors, stack, slide) for c in found if c is not None]
     best = min(tried, key=lambda o: (o.log10_chance, -o.n_pairs), default=None)
-    return (
-        best
-        if best is not None and best.n_pairs >= FEWEST and best.log10_chance <= MAX_LOG10_CHANCE
-        else None
-    )
+    return best if best is not None and best.n_pairs >= FEWEST else None
 
 
 def find_slide(
     points: NDArray[Any], errors: NDArray[Any], name: str, slides: Mapping[str, pd.DataFrame]
 ) -> OnSlide | None:
-    """On the slide of that name if it fits there; else on the one with the least odds of chance."""
-    if name in slides and (here := on_slide(points, errors, name, slides[name])) is not None:
-        return here
-    others = (on_slide(points, errors, s, t) for s, t in slides.items() if s != name)
-    return min((o for o in others if o is not None), key=lambda o: o.log10_chance, default=None)
+    """On the slide of that name if it fits there; else on the one with the least odds of chance, if any is beyond chance."""
+    if name in slides:
+        here = on_slide(points, errors, name, slides[name])
+        if here is not None and here.log10_chance <= MAX_LOG10_CHANCE + NAMED:
+            return here
+    others = [on_slide(points, errors, s, t) for s, t in slides.items() if s != name]
+    best = min((o for o in others if o is not None), key=lambda o: o.log10_chance, default=None)
+    beyond = MAX_LOG10_CHANCE - np.log10(max(len(others), 1))
+    return best if best is not None and best.log10_chance <= beyond else None
