@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.stats import poisson
 
-from ..beads.catalogue import plane_catalogue
+from ..beads.catalogue import flag_unlike, plane_catalogue
 from ..beads.detect import COARSE_UM, find_candidates
 from ..beads.likelihood import Camera, RadiusPrior
 from ..beads.sample import BeadParameters
@@ -120,7 +120,7 @@ def region_beads(region: Region, p: BeadParameters) -> pd.DataFrame:
         camera=Camera(p.gain or 1.0), prior=RadiusPrior(p.radius_um, p.radius_sd_um),
         find=lambda plane, pixel: find_candidates(plane, pixel, radii_um=p.radii_um),
     )  # fmt: skip
-    return table.assign(region=region.name, channel=region.channels[k].name)
+    return flag_unlike(table).assign(region=region.name, channel=region.channels[k].name)
 
 # %% ../../nbs/07_federation/68_region_beads.ipynb #062492dc
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from ..beads.catalogue import flag_unlike
 from imaxt_nb.beads.sample import (
     BeadParameters,
     bead_channel,
@@ -92,7 +93,7 @@ def slide_beads(sample: Sample, slide: str, p: BeadParameters) -> pd.DataFrame:
     cube = open_cube(sample, f"{p.image}_{slide}")
     channel = bead_channel(cube, p)
     camera = cube_camera(cube, channel, p.gain)
-    table = detect_plane(cube, planes_of(cube.image)[0], channel, camera, p)
+    table = flag_unlike(detect_plane(cube, planes_of(cube.image)[0], channel, camera, p))
     return table.assign(
         modality=p.image,
         slide=slide,
