@@ -5,8 +5,9 @@
 For each seed a block with tissue, beads and debris is simulated, converted, calibrated, mosaicked, its beads are catalogued and its sections
 aligned, all by the commands that a user has. What is in FOLDER already is not made again, so that a change of the beads' steps
 costs minutes. Truth: every bead whose optical section has a radius of 14 um or more (what detection looks for) and that lies
-in the mosaic with its whole disc. A mosaic has no origin of its own, so a section's true shift is the block's, plus the median of
-placed less true tile origins. Parameters were chosen on seeds below 100.
+in the mosaic with its whole disc; it is where the tile that shows it was placed. A mosaic has no origin of its own, so a section's true
+shift is the block's, plus the median of placed less true tile origins. Pulls of centres are of mosaics with true places and optics: of
+pixel noise alone. Parameters were chosen on seeds below 100.
 """
 
 from __future__ import annotations
@@ -21,12 +22,19 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
-from imaxt_nb.beads.sample import planes_of
+from imaxt_nb.beads.camera import estimate_camera
+from imaxt_nb.beads.catalogue import fit_plane
+from imaxt_nb.beads.profile import RadiusPrior
+from imaxt_nb.beads.sample import BeadParameters, bead_channel, open_cube, planes_of
+from imaxt_nb.mosaic.canvas import canvas_of, usable_extent
+from imaxt_nb.mosaic.fuse import Optics, Painter, feathered, paint, plane_tiles
+from imaxt_nb.mosaic.gather import gain_of
 from imaxt_nb.sample.store import Sample
+from imaxt_nb.sample.tiles import RawTiles
 from imaxt_nb.simulate.detector import Detector
 from imaxt_nb.simulate.stpt import read_truth, simulate_stpt
 
-LEAST_UM, REACH_UM = 14.0, 10.0
+LEAST_UM, REACH_UM, SIDE_UM = 14.0, 10.0, 832.0
 
 
 def imaxt(folder, *arguments):
@@ -53,35 +61,42 @@ def prepare(folder, seed, brightness, sections, grid):
     return name, raw
 
 
-def visible(truth, section, offset):
-    """Beads of a section: x, y (mosaic), projected radius; and of each whether it is whole in the optical section."""
+def visible(truth, section, tiles):
+    """Beads of a section (n, 3): x, y in the mosaic, where the tile whose middle is nearest shows them; projected radius."""
     optics, step = truth.params["optics"], truth.params["acquisition"]["section_step_um"]
     top = (section - 1) * step + optics["depth_um"]
     nearest = truth.beads.z_um.clip(top, top + optics["thickness_um"])
     radius = np.sqrt((truth.beads.radius_um**2 - (truth.beads.z_um - nearest) ** 2).clip(lower=0))
     shift = truth.sections.set_index("section").loc[section, ["dx_um", "dy_um"]].to_numpy(float)
-    found = truth.beads[["x_um", "y_um"]] + shift + offset
-    return found.assign(radius_um=radius)[radius > 3].to_numpy()
+    at = (truth.beads[["x_um", "y_um"]] + shift)[radius > 3].to_numpy()
+    here = tiles[tiles.section == section]
+    true, placed = here[["x_um_true", "y_um_true"]].to_numpy(), here[["x_um", "y_um"]].to_numpy()
+    nearest = cKDTree(true).query(at - SIDE_UM / 2)[1]
+    return np.column_stack([at + (placed - true)[nearest], radius[radius > 3]])
 
 
-def offsets(sample, truth):
-    """Median of placed less true tile origins (x, y), by section."""
-    both = sample.table("tiles").merge(
+def both_tiles(sample, truth):
+    """Tiles as placed and (`_true`) as they were."""
+    return sample.table("tiles").merge(
         truth.tiles, on=["section", "plane", "tile"], suffixes=("", "_true")
     )
-    gap = {c: both[f"{c}_um"] - both[f"{c}_um_true"] for c in "xy"}
-    return pd.DataFrame(gap).groupby(both.section).median()
+
+
+def offsets(tiles):
+    """Median of placed less true tile origins (x, y), by section."""
+    gap = {c: tiles[f"{c}_um"] - tiles[f"{c}_um_true"] for c in "xy"}
+    return pd.DataFrame(gap).groupby(tiles.section).median()
 
 
 def score(sample, truth):
     """One row a section: true, found, false, and the matched rows with their errors."""
     table, image, rows, matched = sample.table("beads"), sample.image("stpt"), [], []
-    origin, place = np.array(sample.frames[image.frame].affine)[:2, 3], offsets(sample, truth)
+    origin, tiles = np.array(sample.frames[image.frame].affine)[:2, 3], both_tiles(sample, truth)
     size = np.array(image.data.shape[:-3:-1]) * image.pixel_um[:0:-1]
     trust = sample.image("stpt_confidence").data
     for row in planes_of(image):
         section = row["section"]
-        beads = visible(truth, section, place.loc[section].to_numpy())
+        beads = visible(truth, section, tiles)
         covered = np.asarray(trust[row["z"]]) > 0
         at = beads[:, :2] - origin
         whole = ((at > beads[:, 2:]) & (at < size - beads[:, 2:])).all(1)
@@ -122,11 +137,50 @@ def shift_errors(sample, truth):
     """Found less true shift of every section, both of mean zero, and over the error that was given."""
     found = sample.table("sections").drop_duplicates("section").set_index("section")
     true = (
-        truth.sections.set_index("section")[["dx_um", "dy_um"]] + offsets(sample, truth).to_numpy()
+        truth.sections.set_index("section")[["dx_um", "dy_um"]]
+        + offsets(both_tiles(sample, truth)).to_numpy()
     )
     off = (found[["dx_um", "dy_um"]] - true).to_numpy()
     off -= off.mean(0)
     return off, off / found[["dx_err_um", "dy_err_um"]].to_numpy()
+
+
+def noise_pulls(sample, truth, p):
+    """(n, 2) centre errors over given errors of beads on mosaics rendered with true places and true optics.
+
+    What is left is the pixels' noise as the renderer hands it on: interpolated, averaged in overlaps, divided by the flat field.
+    """
+    raw = RawTiles.open(sample.path("raw", "stpt.zarr"))
+    channel, shape = bead_channel(open_cube(sample, "stpt"), p), truth.flat.shape[1:]
+    weight, lattice = np.ones(shape, np.float32), truth.lens.lattice()
+    gain = gain_of(truth.flat, weight, truth.flat.shape)
+    ramp = feathered(weight, 5.0)
+    optics = Optics(ramp, truth.dark, gain, lattice, 16, usable_extent(weight, lattice))
+    tiles = truth.tiles.assign(status="registered")
+    canvas = canvas_of(tiles, optics.extent, raw.pixel_um)
+    pulls = []
+    for number in raw.sections:
+        painter = Painter(raw, (plane_tiles(tiles, number, 0, canvas),), optics, "uint16", 3)
+        colours, seen = paint(painter, canvas)
+        picture = np.where(seen > 0, colours[channel].astype(np.float32), np.nan)
+        same = tiles.assign(x_um_true=tiles.x_um, y_um_true=tiles.y_um)
+        beads = visible(truth, number, same) - [*canvas.origin_um[::-1], 0]
+        size = np.array(canvas.shape[::-1]) * raw.pixel_um[0]
+        inside = (
+            (beads[:, :2] > beads[:, 2:] + 20) & (beads[:, :2] < size - beads[:, 2:] - 20)
+        ).all(1)
+        fit = fit_plane(
+            picture,
+            beads,
+            pixel_um=(raw.pixel_um[0],) * 2,
+            optics=p.optics,
+            camera=estimate_camera(picture[::4]),
+            prior=RadiusPrior(p.radius_um, p.radius_sd_um),
+        )
+        good = inside & (beads[:, 2] >= LEAST_UM) & (fit.flag == "ok").to_numpy()
+        off = (fit[["x_um", "y_um"]].to_numpy() - beads[:, :2])[good]
+        pulls.append(off / fit[["x_um_err", "y_um_err"]].to_numpy()[good])
+    return np.concatenate(pulls)
 
 
 def main() -> None:
@@ -142,8 +196,8 @@ def main() -> None:
     args = parser.parse_args()
     lines = [
         "| seed | brightness | S/N, 10 %, 50 % | beads a section | proposed | recall | false positives | centre scatter x, y (um) | "
-        "median error given (um) | shifts: median, largest error (um) | width of pulls |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "median error given (um) | shifts: median, largest error (um) | pulls of shifts | pulls of centres: x, y |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for seed, brightness in zip(args.seeds, args.brightness, strict=True):
         name, raw = prepare(args.data, seed, brightness, args.sections, tuple(args.grid))
@@ -160,13 +214,13 @@ def main() -> None:
         scatter = 1.4826 * error.abs().median()
         given = np.median(matched[["x_um_err", "y_um_err"]].to_numpy())
         off, pulls = shift_errors(sample, truth)
-        size = np.hypot(*off.T)
+        size, noise = np.hypot(*off.T), noise_pulls(sample, truth, BeadParameters()).std(0)
         snr = np.percentile(matched.snr, [10, 50])
         lines.append(
             f"| {seed} | {brightness:g} | {snr[0]:.1f}, {snr[1]:.1f} | {total.beads / len(rows):.0f} | "
             f"{total.proposed / total.beads:.1%} of {total.candidates:.0f} | "
             f"{total.found / total.beads:.1%} of {total.beads:.0f} | {total.false / total.ok:.1%} of {total.ok:.0f} | "
-            f"{scatter.ex:.3f}, {scatter.ey:.3f} | {given:.3f} | {np.median(size):.3f}, {size.max():.3f} | {pulls.std():.2f} |"
+            f"{scatter.ex:.3f}, {scatter.ey:.3f} | {given:.3f} | {np.median(size):.3f}, {size.max():.3f} | {pulls.std():.2f} | {noise[0]:.2f}, {noise[1]:.2f} |"
         )
     text = "\n".join(lines)
     print(text)

@@ -13,6 +13,7 @@ import numpy as np
 
 from .align import Alignment, align_sections
 from .sample import planes_of
+from .tile_errors import total_errors
 from ..core.errors import BadInput
 from ..core.parameters import Parameters, param
 from ..sample.images import Image
@@ -84,7 +85,17 @@ class Aligned:
 def _catalogue(sample: Sample, image: str) -> pd.DataFrame:
     """The rows of `tables/beads.parquet` that are beads of the image."""
     table = sample.table("beads")
-    for name in ("modality", "section", "z_um", "x_um", "y_um", "track_id", "flag"):
+    for name in (
+        "modality",
+        "section",
+        "z_um",
+        "x_um",
+        "y_um",
+        "x_um_err",
+        "y_um_err",
+        "track_id",
+        "flag",
+    ):
         if name not in table:
             raise BadInput(
                 "not a catalogue of beads", file=sample.path("tables", "beads.parquet"), field=name
@@ -100,7 +111,9 @@ def find_shifts(sample: Sample, p: AlignParameters, warn: Callable[[str], None] 
         n: float(np.mean([r["z_um"] for r in planes if r["section"] == n]))
         for n in {r["section"] for r in planes}
     }
-    alignment = align_sections(beads, beads.track_id.to_numpy(), depth)
+    weighed = beads.copy()
+    weighed[["x_um_err", "y_um_err"]] = total_errors(beads)
+    alignment = align_sections(weighed, beads.track_id.to_numpy(), depth)
     for n, status, count in zip(
         alignment.section, alignment.status, alignment.n_beads, strict=True
     ):

@@ -15,8 +15,9 @@ from scipy import ndimage
 from ..core.errors import BadInput
 
 # %% auto #0
-__all__ = ['Detector', 'RADII_UM', 'COARSE_UM', 'SECTORS', 'EDGE_SHARE', 'EDGE_DEPTH', 'radii_px', 'reach_px', 'noise_of',
-           'edge_share', 'candidates', 'without_doubles', 'find_candidates', 'paint', 'from_labels', 'classical']
+__all__ = ['Detector', 'RADII_UM', 'COARSE_UM', 'SECTORS', 'FILL_PX', 'EDGE_SHARE', 'EDGE_DEPTH', 'radii_px', 'reach_px',
+           'filled', 'noise_of', 'edge_share', 'candidates', 'without_doubles', 'find_candidates', 'paint',
+           'from_labels', 'classical']
 
 # %% ../../nbs/06_beads/10_detect.ipynb #8f32bb84
 Detector = Callable[[NDArray[Any]], NDArray[np.integer[Any]]]
@@ -33,7 +34,19 @@ def radii_px(pixel_um: float, radii_um: tuple[float, float] = RADII_UM) -> NDArr
 
 def reach_px(pixel_um: float, radii_um: tuple[float, float] = RADII_UM) -> int:
     """How far a pixel's answer depends on others: the overlap that blocks need."""
-    return int(np.ceil(4 * radii_um[1] / pixel_um / np.sqrt(2))) + 4
+    return int(np.ceil(4 * radii_um[1] / pixel_um / np.sqrt(2))) + 4 + FILL_PX
+
+
+FILL_PX = 8
+
+
+def filled(image: NDArray[Any]) -> NDArray[Any]:
+    """NaN within `FILL_PX` of a number takes the nearest one's value, so that a scratch is no edge; 0 farther away."""
+    unknown = ~np.isfinite(image)
+    if not unknown.any() or unknown.all():
+        return np.nan_to_num(image)
+    distance, nearest = ndimage.distance_transform_edt(unknown, return_indices=True)
+    return np.where(distance <= FILL_PX, image[tuple(nearest)], 0)
 
 # %% ../../nbs/06_beads/10_detect.ipynb #08dc05be
 def _responses(soft: NDArray[np.float32], radii: NDArray[Any]) -> NDArray[np.float32]:
@@ -93,7 +106,7 @@ def candidates(
     `noise`: of the square root of one pixel (`noise_of`). A candidate's contrast exceeds `significance` times the noise of the mean over a quarter
     of its disc.
     """
-    soft = np.sqrt(np.maximum(np.nan_to_num(image), 0).astype(np.float32))
+    soft = np.sqrt(np.maximum(filled(image), 0).astype(np.float32))
     radii = radii_px(pixel_um, radii_um)
     answer = _responses(soft, radii)
     least = significance * noise / np.sqrt(np.pi * radii**2 / 4)

@@ -16,7 +16,7 @@ from .model import GRID, at_distance, radial_table
 from ..core.errors import BadInput
 
 # %% auto #0
-__all__ = ['N', 'WINDOW', 'ENOUGH', 'COLUMNS', 'CLIP', 'TOLERANCE', 'Camera', 'RadiusPrior', 'fit_one']
+__all__ = ['N', 'WINDOW', 'ENOUGH', 'COLUMNS', 'CLIP', 'TOLERANCE', 'LAG', 'Camera', 'RadiusPrior', 'fit_one']
 
 # %% ../../nbs/06_beads/01_likelihood.ipynb #7978e3c8
 @dataclass(frozen=True)
@@ -205,6 +205,52 @@ def _verdict(
     return chi2 / max(count, 1), misfit, count / whole
 
 # %% ../../nbs/06_beads/01_likelihood.ipynb #c3d32e53
+LAG = 2  # pixels, of cubic interpolation
+
+
+@numba.njit(nogil=True, cache=True)
+def _influence(
+    n: NDArray, usable: NDArray, theta: NDArray, inverse: NDArray, optics: NDArray, pixel: NDArray, floor: float,
+) -> NDArray:  # fmt: skip
+    """(y, x, 7): residuals in units of the noise, and what they move each parameter by; NaN where not usable."""
+    start, table = radial_table(theta[2], theta[3], optics)
+    step, a = optics[2] / GRID, theta[4]
+    reach = 1.2 * np.sqrt(max(theta[2], 0.0)) + 4 * optics[2]
+    out, d = np.full((n.shape[0], n.shape[1], N + 1), np.nan), np.empty(N)
+    for i in range(n.shape[0]):
+        for j in range(n.shape[1]):
+            dx, dy = j * pixel[1] - theta[0], i * pixel[0] - theta[1]
+            rho = np.hypot(dx, dy)
+            if usable[i, j] and rho < reach:
+                f, slope, dq, du = at_distance(rho, start, step, table)
+                m = max(theta[5] + a * f + floor, 1e-3)
+                along = -a * slope / max(rho, 1e-9)
+                d[0], d[1], d[2], d[3], d[4], d[5] = along * dx, along * dy, a * dq, a * du, f, 1.0
+                out[i, j, 0] = (n[i, j] + floor - m) / np.sqrt(m)
+                for k in range(N):
+                    out[i, j, k + 1] = (inverse[k] * d).sum() / np.sqrt(m)
+    return out
+
+
+@numba.njit(nogil=True, cache=True)
+def _correlated(w: NDArray) -> NDArray:
+    """What correlation adds to the variances of the six parameters; w as of `_influence`."""
+    extra = np.zeros(N)
+    for p in range(LAG + 1):
+        for q in range(-LAG if p else 0, LAG + 1):
+            count, noise, shared = 0, 0.0, np.zeros(N)
+            for i in range(w.shape[0] - p):
+                for j in range(max(0, -q), w.shape[1] - max(0, q)):
+                    if w[i, j, 0] == w[i, j, 0] and w[i + p, j + q, 0] == w[i + p, j + q, 0]:
+                        count += 1
+                        noise += w[i, j, 0] * w[i + p, j + q, 0]
+                        for k in range(N):
+                            shared[k] += w[i, j, k + 1] * w[i + p, j + q, k + 1]
+            itself = p == 0 and q == 0
+            extra += shared * (noise / max(count, 1) - itself) * (1 if itself else 2)
+    return extra
+
+# %% ../../nbs/06_beads/01_likelihood.ipynb #731e1c71
 @numba.njit(nogil=True, cache=True)
 def _start(n: NDArray, allowed: NDArray, theta: NDArray, prior: NDArray, pixel: NDArray) -> bool:
     """Sets u, brightness and background of `theta` from the medians inside and around; False without pixels."""
@@ -253,7 +299,9 @@ def fit_one(
     cov = np.linalg.inv(fisher / np.outer(scale, scale) + 1e-12 * np.eye(N)) / np.outer(
         scale, scale
     )
-    row[:N], row[N : 2 * N] = theta, np.sqrt(np.abs(np.diag(cov)))
+    alone = np.abs(np.diag(cov))
+    extra = _correlated(_influence(n, usable, theta, cov, optics, pixel, floor))
+    row[:N], row[N : 2 * N] = theta, np.sqrt(np.maximum(alone + extra, 0.1 * alone))
     row[12], row[13] = cov[0, 1], cov[2, 3]
     row[14] = theta[4] / np.sqrt(max(theta[4] + theta[5], 0.0) + floor + 1e-9)
     row[15], row[16], row[17] = _verdict(n, allowed, theta, model, floor, optics, pixel)

@@ -24,6 +24,7 @@ from imaxt_nb.beads.detect import (
 )
 from .likelihood import Camera, RadiusPrior
 from .model import Optics
+from .tile_errors import tile_errors
 from .tracks import find_tracks
 from ..core.compute import get_client
 from ..core.errors import BadInput
@@ -253,16 +254,25 @@ def detect_sample(
     there = [row for row in rows if row["status"] != "absent"]
     parts = _planes(sample, cube, there, channel, camera, p, key)
     origin = _origin(sample, cube.image)
-    table = joined(parts, origin)
+    table = tile_errors(sample, p.image, joined(parts, origin))
     seen = table[table.flag == "ok"].groupby(["section", "plane"]).size()
     for row in there:
         if (row["section"], row["plane"]) not in seen.index:
             warn(f"section {row['section']}, plane {row['plane']}: no beads")
-    sample.write_table("beads", table)
+    sample.write_table("beads", _with_others(sample, table, p.image))
     fs, folder = fsspec.core.url_to_fs(sample.path("tables", PARTS))
     if fs.exists(folder):
         fs.rm(folder, recursive=True)
     return Beads(table, cube, channel, camera, rows, origin)
+
+
+def _with_others(sample: Sample, table: pd.DataFrame, modality: str) -> pd.DataFrame:
+    """The table and what the sample's catalogue has of other modalities."""
+    import pandas as pd
+
+    others = sample.table("beads") if "beads" in sample.tables() else table[:0]
+    others = others[others.modality != modality]
+    return pd.concat([table, others], ignore_index=True) if len(others) else table
 
 
 def _origin(sample: Sample, image: Image) -> NDArray[np.float64]:
