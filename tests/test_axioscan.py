@@ -101,9 +101,6 @@ def test_a_region_is_found_on_its_slide(sample: Sample, slides: Path) -> None:
     }
     place = find_slide(seen[names].to_numpy(), np.full(len(seen), 0.3), "elsewhere", boxed)
     true = pd.read_parquet(slides / "truth" / "regions.parquet").iloc[0]
-    if place is None:  # said, not guessed: too few of its beads are on the slide
-        assert len(seen) < 8
-        return
     assert place.slide == true.slide
     origin = np.array(sample.image(f"axioscan_{true.slide}").attrs["imaxt"]["origin_um"][::-1])
     matrix = np.array([[true[f"a{i}{j}"] for j in range(3)] for i in range(2)], float)
