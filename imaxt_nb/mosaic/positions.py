@@ -30,7 +30,7 @@ from .strips import Stabiliser, find_stabiliser
 from .tile_tables import SectionPlaces, from_json, link_rows, tile_rows, to_json
 from ..sample.places import exists, join, read_json, save_json
 from ..sample.store import Sample
-from ..sample.tiles import RawTiles, TileSection
+from ..sample.tiles import RawTiles, TileSection, read_whole
 
 # %% auto #0
 __all__ = ['Floats', 'Warn', 'PlaceParameters', 'reader', 'stabiliser', 'place_section', 'orientation_of', 'place_sample']
@@ -75,11 +75,10 @@ def reader(
         there = section.present[tile, plane, channels]
         if not there.any():
             return None
-        images = [
-            section.read(tile, plane, c) if ok else None
-            for c, ok in zip(channels, there, strict=True)
-        ]
-        first = next(i for i in images if i is not None)
+        images = [read_whole(section, tile, plane, c) for c in channels]
+        first = next((i for i in images if i is not None), None)
+        if first is None:
+            return None
         empty = np.zeros(first.shape, first.dtype)
         return np.stack([empty if i is None else i for i in images])
 
@@ -94,7 +93,10 @@ def stabiliser(
     for k, channel in enumerate(channels):
         there = np.argwhere(section.present[:, :, channel])
         for tile, plane in there[:: max(1, len(there) // most)]:
-            image = section.read(int(tile), int(plane), channel).astype(np.float32)
+            found = read_whole(section, int(tile), int(plane), channel)
+            if found is None:
+                continue
+            image = found.astype(np.float32)
             image -= 0 if c.dark is None else c.dark[channel]
             image /= 1 if c.flat is None else np.where(c.flat[channel] > 0, c.flat[channel], np.nan)
             images[k].append(np.where(c.weight > 0, image, np.nan))

@@ -21,7 +21,8 @@ from .channels import Channel, channels_from_json, channels_to_json
 from .places import is_finished, resumable, zarr_store
 
 # %% auto #0
-__all__ = ['VERSION', 'COLUMNS', 'TileHeader', 'TileSection', 'RawTiles', 'SectionDraft', 'TileWriter', 'create_tiles']
+__all__ = ['VERSION', 'COLUMNS', 'TileHeader', 'TileSection', 'read_whole', 'RawTiles', 'SectionDraft', 'TileWriter',
+           'create_tiles']
 
 # %% ../../nbs/01_sample/10_tiles.ipynb #b1428c83
 VERSION = "1.0"
@@ -90,7 +91,7 @@ class TileSection:
     pixels: Any
 
     def read(self, tile: int, plane: int, channel: int) -> NDArray[Any]:
-        """An image (y, x), native dtype; `BadInput` if it isn't there."""
+        """An image (y, x), native dtype; `BadInput` if it isn't there, or its chunk is damaged."""
         inside = all(
             0 <= i < n for i, n in zip((tile, plane, channel), self.present.shape, strict=True)
         )
@@ -101,7 +102,25 @@ class TileSection:
                 found=f"tile {tile}, plane {plane}, channel {channel}",
                 expected="one that `present` (tile, plane, c) tells",
             )
-        return np.asarray(self.pixels[tile, plane, channel])
+        try:
+            return np.asarray(self.pixels[tile, plane, channel])
+        except MemoryError:
+            raise
+        except Exception as e:  # whatever a codec or a disk thinks of
+            raise BadInput(
+                "a damaged chunk",
+                field=f"section {self.number}, tile {tile}, plane {plane}, channel {channel}",
+                found=str(e) or type(e).__name__,
+                expected="an image; convert again",
+            ) from e
+
+# %% ../../nbs/01_sample/10_tiles.ipynb #210d1eba
+def read_whole(section: Any, tile: int, plane: int, channel: int) -> NDArray[Any] | None:
+    """`section.read(tile, plane, channel)`; None for an image that is missing or damaged."""
+    try:
+        return np.asarray(section.read(tile, plane, channel))
+    except BadInput:
+        return None
 
 # %% ../../nbs/01_sample/10_tiles.ipynb #2bab02be
 def _open_section(root: Any, number: int) -> TileSection:
