@@ -205,8 +205,9 @@ def place_sample(
     parameters: PlaceParameters,
     key: str = "",
     warn: Warn = print,
+    suffix: str = "",
 ) -> pd.DataFrame:
-    """Place all tiles of a sample; writes and returns `tables/tiles.parquet`, and `tables/tile_links.parquet` beside.
+    """Place all tiles of a sample; writes and returns `tables/tiles<suffix>.parquet`, with `tile_links<suffix>` beside.
 
     Sections are committed one by one: with the same `key` an interrupted call goes on where it was. Positions are those of ideal pixel
     (0, 0) in the mosaic frame, um. `warn` gets what a person should know.
@@ -214,7 +215,7 @@ def place_sample(
     threads = os.cpu_count() or 1
     calibration.check(len(raw.channels), raw.tile_shape, raw.place)
     channels = _channels(raw, parameters.registration_channels)
-    draft = join(sample.root, "tables", f".tiles-{digest_text(key)[:12]}")
+    draft = join(sample.root, "tables", f".tiles{suffix}-{digest_text(key)[:12]}")
     if not key:
         _forget(draft)
     orientation = _kept(
@@ -240,8 +241,8 @@ def place_sample(
     tiles, links = (
         pd.concat([getattr(s, n) for s in parts], ignore_index=True) for n in ("tiles", "links")
     )
-    sample.write_table("tile_links", links)
-    sample.write_table("tiles", tiles)
+    sample.write_table(f"tile_links{suffix}", links)
+    sample.write_table(f"tiles{suffix}", tiles)
     _forget(draft)
     return tiles
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ..core.errors import BadInput
 from .channels import Channel, channels_from_json, channels_to_json
 from .places import is_finished, resumable, zarr_store
+from .pyramid import compressor
 
 # %% auto #0
 __all__ = ['VERSION', 'COLUMNS', 'TileHeader', 'TileSection', 'read_whole', 'RawTiles', 'SectionDraft', 'TileWriter',
@@ -235,8 +236,6 @@ class SectionDraft:
 
 # %% ../../nbs/01_sample/10_tiles.ipynb #3f0b5449
 def _create(group: Any, name: str, shape: tuple[int, ...], dtype: Any, axes: list[str]) -> Any:
-    from zarr.codecs import BloscCodec
-
     one = (1,) * (len(shape) - 2)
     chunks, shards = tuple(max(1, n) for n in shape), None
     if name == "pixels":
@@ -248,7 +247,7 @@ def _create(group: Any, name: str, shape: tuple[int, ...], dtype: Any, axes: lis
         dtype=dtype,
         chunks=chunks,
         shards=shards,
-        compressors=BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"),
+        compressors=compressor(dtype),
         fill_value=0,
         dimension_names=axes,
     )
