@@ -51,7 +51,8 @@ def plain_copy(raw: Path, out: Path) -> None:
     """Every TIFF into a Zarr array of the same codec, chunks and shards, and nothing else."""
     import tifffile
     import zarr
-    from zarr.codecs import BloscCodec
+
+    from imaxt_nb.sample.pyramid import compressor
 
     files = sorted(raw.glob("*/*.tif"))
     array = zarr.create_array(
@@ -59,7 +60,7 @@ def plain_copy(raw: Path, out: Path) -> None:
         shape=(len(files), TILE, TILE),
         chunks=(1, TILE, TILE),
         dtype="uint16",
-        compressors=BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"),
+        compressors=compressor("uint16"),
         fill_value=0,
     )
     for k, file in enumerate(files):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -235,13 +237,47 @@ def test_two_processes_of_a_cluster_give_the_same_bytes(
     assert digests(tmp_path) == undisturbed
 
 
-def test_a_broken_chunk_keeps_the_sections_before(tmp_path: Path) -> None:
+def test_a_damaged_chunk_loses_its_image_only(tmp_path: Path) -> None:
     sample, raw, tiles = tile_sample(tmp_path)
-    chunk = next(
-        Path(sample.path("raw", "stpt.zarr", "sections", "0002", "pixels", "c")).rglob("0")
-    )
-    chunks = [p for p in chunk.parent.rglob("*") if p.is_file()] if chunk.is_dir() else [chunk]
-    chunks[0].write_bytes(b"\0" * 100)
-    with pytest.raises(ImaxtError, match="section 1 can't be written"):
-        render_sample(sample, raw, tiles, identity((120, 120)), RenderParameters(), "key")
-    assert list((tmp_path / "toy" / "images").glob(".staging*stpt.ome.zarr"))
+    folder = Path(sample.path("raw", "stpt.zarr", "sections", "0002", "pixels", "c"))
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    assert len(files) == 4  # a file a tile
+    files[3].write_bytes(files[3].read_bytes()[: files[3].stat().st_size // 3])
+    heard: list[str] = []
+    whole, p = identity((120, 120)), RenderParameters(max_bad_percent=10)
+    render_sample(sample, raw, tiles, whole, p, "key", heard.append)
+    assert len(heard) == 2 and all("section 2, tile 3" in text for text in heard)
+    trust = sample.image("stpt_confidence").data.compute()
+    inner = (slice(None), slice(10, 190), slice(10, 190))
+    assert trust[inner][[0, 2]].all() and not trust[1, 150:190, 150:190].any()
+    assert trust[1, 10:90, 10:90].all()
+    again: list[str] = []  # finished: nothing is done, and what is missing is said again
+    render_sample(sample, raw, tiles, whole, p, "key", again.append)
+    assert again == heard
+    with pytest.raises(BadInput, match="2 of 24"):
+        p = RenderParameters(max_bad_percent=5)
+        render_sample(sample, raw, tiles, whole, p, "other", heard.append)
+
+
+def test_a_full_disk_keeps_the_planes_before_and_resumes_to_the_same_bytes(
+    tmp_path: Path, undisturbed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import imaxt_nb.sample.sections as sections
+
+    sample, _, tiles = tile_sample(tmp_path)
+    sample.write_table("tiles", tiles)
+    put = sections._put
+
+    def full(level: Any, lead: Any, z: int, *rest: Any) -> None:
+        if z == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        put(level, lead, z, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sections, "_put", full)
+        with pytest.raises(
+            ImaxtError, match=r"No space left on device \(1 of 3 sections are kept;"
+        ):
+            render_all(str(tmp_path))
+    render_all(str(tmp_path))
+    assert digests(tmp_path) == undisturbed

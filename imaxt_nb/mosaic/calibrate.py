@@ -101,6 +101,10 @@ def calibrate_tiles(
     if live:
         _overlaps(sample, tiles, live, crude, margins, reach, p, report, warn, workers)
     _flats(summaries, crude, gains, tiles, margins, size, p, report, warn)
+    for section, tile, plane, c in sorted(tiles.damaged):
+        warn(
+            f"section {section}: tile {tile}, plane {plane}, channel {names[c]} is damaged, and left out"
+        )
     return report
 
 
@@ -112,14 +116,17 @@ def _look(
     for c, name in enumerate(names):
         found: list[TileSummary] = []
         few: list[NDArray[Any]] = []
-        images = tiles.choose(c, p.max_tiles)
-        for image in track(images, f"tiles of {name}"):
+        places: list[int] = []
+        for image in track(tiles.choose(c, p.max_tiles), f"tiles of {name}"):
             tile = tiles.read(image, c)
+            if (*image, c) in tiles.damaged:
+                continue
+            places.append(image[1])
             few += [tile] if len(few) < 12 else []
             found.append(summarise(tile, size))
         lit = [np.nanmax(t.bins) > 0 for t in found]
         found = by_place([t for t, ok in zip(found, lit, strict=True) if ok],
-                          [i[1] for i, ok in zip(images, lit, strict=True) if ok])  # fmt: skip
+                          [n for n, ok in zip(places, lit, strict=True) if ok])  # fmt: skip
         if not found:
             warn(f"channel {name}: nothing but zeros, its flat is 1")
         transfer = photon_transfer(few) if p.pedestal is None and few else None

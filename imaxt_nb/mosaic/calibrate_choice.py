@@ -21,6 +21,7 @@ from .neighbours import find_axes, neighbour_pairs, stage_pixels
 from .overlap_shifts import Pair, measure_patches, without_margins
 from .patches import Margins, band, common_box
 from ..sample.places import exists, join
+from ..sample.tiles import read_whole
 
 # %% auto #0
 __all__ = ['Warn', 'Image', 'CalibrateParameters', 'TileChoice', 'rich_pairs', 'orientation_of', 'finite', 'most_structured',
@@ -64,6 +65,7 @@ class TileChoice:
         self.raw, self.seed = raw, seed
         self.sections = {n: raw.section(n) for n in raw.sections}
         self.n_channels = len(raw.channels)
+        self.damaged: set[tuple[int, int, int, int]] = set()  # section, tile, plane, channel
 
     def choose(self, channel: int, most: int) -> list[Image]:
         """At most `most` images of a channel, in order."""
@@ -80,7 +82,12 @@ class TileChoice:
         return there
 
     def read(self, image: Image, channel: int) -> NDArray[Any]:
-        return np.asarray(self.sections[image[0]].read(image[1], image[2], channel))
+        """An image (y, x); one that is damaged is NaN, which counts for nothing, and is remembered."""
+        found = read_whole(self.sections[image[0]], image[1], image[2], channel)
+        if found is None:
+            self.damaged.add((*image, channel))
+            return np.full(self.raw.tile_shape, np.nan, np.float32)
+        return found
 
     def any(self, key: Hashable, channel: int) -> NDArray[Any]:
         """The image of a key of a pair."""

@@ -43,7 +43,7 @@ def plot_stray(report: CalibrationReport, share: float = 0.1) -> Figure:
 
 
 def plot_flats(report: CalibrationReport, columns: int = 4) -> Figure:
-    """The flat of each channel, in one scale of greys."""
+    """The flat of each channel, in one scale of greys; the margins that are dropped in blue."""
     import matplotlib.pyplot as plt
 
     flat = report.calibration.flat
@@ -56,7 +56,9 @@ def plot_flats(report: CalibrationReport, columns: int = 4) -> Figure:
         squeeze=False,
         layout="constrained",
     )
-    low, high = (0.9, 1.1) if flat is None else np.percentile(flat[:, ::8, ::8], (0.5, 99.5))
+    low, high = 0.9, 1.1
+    if flat is not None:
+        low, high = np.percentile(flat[:, report.calibration.weight > 0][:, ::61], (0.5, 99.5))
     shown = None
     for ax in axes.ravel():
         ax.set_axis_off()
@@ -64,8 +66,12 @@ def plot_flats(report: CalibrationReport, columns: int = 4) -> Figure:
         ax.set_title(report.channels[c], fontsize=8)
         if flat is not None:
             step = max(1, max(flat.shape[1:]) // 500)
+            used = report.calibration.weight[::step, ::step] > 0
             shown = ax.imshow(
-                flat[c, ::step, ::step], cmap="gray", vmin=min(low, 0.99), vmax=max(high, 1.01)
+                np.where(used, flat[c, ::step, ::step], np.nan),
+                cmap=plt.get_cmap("gray").with_extremes(bad="lightsteelblue"),
+                vmin=min(low, 0.99),
+                vmax=max(high, 1.01),
             )
     if shown is not None:
         fig.colorbar(shown, ax=axes, shrink=0.7, label="relative response")

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ..core.errors import BadInput
 from .canvas import Canvas, Extent, usable_extent
 from .gather import accumulate, gain_of
 
@@ -138,8 +139,11 @@ class Painter:
 
     def __call__(
         self, z: int, area: tuple[int, int, int, int]
-    ) -> Iterator[tuple[int, tuple[int, ...], NDArray[Any]]]:
-        """The mosaic's channels as (0, (channel,), plane), then (1, (), confidence); rows x cols of the area."""
+    ) -> Iterator[tuple[int, tuple[int, ...], NDArray[Any]] | str]:
+        """The mosaic's channels as (0, (channel,), plane), then (1, (), confidence); rows x cols of the area.
+
+        Before a channel, a text a damaged image: it is left out as if it were missing.
+        """
         shape = (area[1] - area[0], area[3] - area[2])
         n, tiles = len(self.raw.channels), self.under(z, area)
         confidence = np.zeros(shape, np.float32)
@@ -151,20 +155,24 @@ class Painter:
                 yield 0, (c,), np.zeros(shape, self.dtype)
                 continue
             num[:], den[:] = 0, 0
-            self._paint(section, z, c, tiles, num, den)
+            yield from self._paint(section, z, c, tiles, num, den)
             yield 0, (c,), finish_mean(num[0], den[0], self.dtype, self.pedestal)
             den[0] /= n
             confidence += den[0]
         yield 1, (), confidence
 
-    def _paint(self, section: Any, z: int, c: int, tiles: Any, num: Any, den: Any) -> None:
-        """Add channel c of the tiles that have it."""
+    def _paint(self, section: Any, z: int, c: int, tiles: Any, num: Any, den: Any) -> Iterator[str]:
+        """Add channel c of the tiles that have it; what is damaged."""
         o, plane = self.optics, self.planes[z].plane
         dark = None if o.dark is None else o.dark[c]
         gain = None if o.gain is None else o.gain[c]
         for tile, place in tiles:
             if section.present[tile, plane, c]:
-                image = section.read(tile, plane, c)
+                try:
+                    image = section.read(tile, plane, c)
+                except BadInput as e:
+                    yield str(e)
+                    continue
                 accumulate(
                     image, dark, gain, o.weight, o.lattice, o.step, place, self.order, num, den
                 )
@@ -175,5 +183,6 @@ def paint(
 ) -> tuple[NDArray[Any], NDArray[np.float32]]:
     """Mosaic (c, y, x) and confidence (y, x) of plane z, or of an area (row0, row1, col0, col1) of it."""
     rows, cols = canvas.shape
-    planes = {(i, lead): p for i, lead, p in painter(z, area or (0, rows, 0, cols))}
+    made = painter(z, area or (0, rows, 0, cols))
+    planes = {(p[0], p[1]): p[2] for p in made if not isinstance(p, str)}
     return np.stack([planes[0, (c,)] for c in range(len(painter.raw.channels))]), planes[1, ()]

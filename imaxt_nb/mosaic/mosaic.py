@@ -33,12 +33,22 @@ class MosaicParameters(PlaceParameters, RenderParameters):
     modality: str = param("stpt", "the converted tiles: raw/<modality>.zarr")
     image: str = param("stpt", "name of the image", min_length=1)
 
+    @property
+    def table_suffix(self) -> str:
+        """Of the tables of tiles and links: those of STPT, whose frame is the sample's, have none."""
+        return ""
+
 
 class TilesMosaicParameters(MosaicParameters):
     """What tiles/mosaic can be told."""
 
     modality: str = param("tiles", "the converted tiles: raw/<modality>.zarr")
     image: str = param("tiles", "name of the image", min_length=1)
+
+    @property
+    def table_suffix(self) -> str:
+        """Every other modality has its own tables: one must not replace another's."""
+        return f"_{self.modality}"
 
 # %% ../../nbs/05_mosaic/34_mosaic.ipynb #5235b131
 @dataclass(frozen=True)
@@ -72,10 +82,10 @@ def sample_calibration(sample: Sample, raw: RawTiles, warn: Callable[[str], None
 def mosaic_sample(
     sample: Sample, p: MosaicParameters, key: str = "", warn: Callable[[str], None] = print
 ) -> Mosaic:
-    """Place and render a modality of the sample: `tables/tiles.parquet`, `images/<name>` and `<name>_confidence`."""
+    """Place and render a modality of the sample: `tables/tiles<suffix>.parquet`, `images/<name>` and `<name>_confidence`."""
     raw = RawTiles.open(sample.path("raw", f"{p.modality}.zarr"))
     calibration = sample_calibration(sample, raw, warn)
-    tiles = place_sample(sample, raw, calibration, p, key, warn)
+    tiles = place_sample(sample, raw, calibration, p, key, warn, p.table_suffix)
     rows = render_sample(sample, raw, tiles, calibration, p, key, warn)
     name = p.image or raw.name
     image, confidence = sample.image(name), sample.image(f"{name}_confidence")

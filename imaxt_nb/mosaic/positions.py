@@ -30,7 +30,7 @@ from .strips import Stabiliser, find_stabiliser
 from .tile_tables import SectionPlaces, from_json, link_rows, tile_rows, to_json
 from ..sample.places import exists, join, read_json, save_json
 from ..sample.store import Sample
-from ..sample.tiles import RawTiles, TileSection
+from ..sample.tiles import RawTiles, TileSection, read_whole
 
 # %% auto #0
 __all__ = ['Floats', 'Warn', 'PlaceParameters', 'reader', 'stabiliser', 'place_section', 'orientation_of', 'place_sample']
@@ -75,11 +75,10 @@ def reader(
         there = section.present[tile, plane, channels]
         if not there.any():
             return None
-        images = [
-            section.read(tile, plane, c) if ok else None
-            for c, ok in zip(channels, there, strict=True)
-        ]
-        first = next(i for i in images if i is not None)
+        images = [read_whole(section, tile, plane, c) for c in channels]
+        first = next((i for i in images if i is not None), None)
+        if first is None:
+            return None
         empty = np.zeros(first.shape, first.dtype)
         return np.stack([empty if i is None else i for i in images])
 
@@ -94,7 +93,10 @@ def stabiliser(
     for k, channel in enumerate(channels):
         there = np.argwhere(section.present[:, :, channel])
         for tile, plane in there[:: max(1, len(there) // most)]:
-            image = section.read(int(tile), int(plane), channel).astype(np.float32)
+            found = read_whole(section, int(tile), int(plane), channel)
+            if found is None:
+                continue
+            image = found.astype(np.float32)
             image -= 0 if c.dark is None else c.dark[channel]
             image /= 1 if c.flat is None else np.where(c.flat[channel] > 0, c.flat[channel], np.nan)
             images[k].append(np.where(c.weight > 0, image, np.nan))
@@ -203,8 +205,9 @@ def place_sample(
     parameters: PlaceParameters,
     key: str = "",
     warn: Warn = print,
+    suffix: str = "",
 ) -> pd.DataFrame:
-    """Place all tiles of a sample; writes and returns `tables/tiles.parquet`, and `tables/tile_links.parquet` beside.
+    """Place all tiles of a sample; writes and returns `tables/tiles<suffix>.parquet`, with `tile_links<suffix>` beside.
 
     Sections are committed one by one: with the same `key` an interrupted call goes on where it was. Positions are those of ideal pixel
     (0, 0) in the mosaic frame, um. `warn` gets what a person should know.
@@ -212,7 +215,7 @@ def place_sample(
     threads = os.cpu_count() or 1
     calibration.check(len(raw.channels), raw.tile_shape, raw.place)
     channels = _channels(raw, parameters.registration_channels)
-    draft = join(sample.root, "tables", f".tiles-{digest_text(key)[:12]}")
+    draft = join(sample.root, "tables", f".tiles{suffix}-{digest_text(key)[:12]}")
     if not key:
         _forget(draft)
     orientation = _kept(
@@ -238,8 +241,8 @@ def place_sample(
     tiles, links = (
         pd.concat([getattr(s, n) for s in parts], ignore_index=True) for n in ("tiles", "links")
     )
-    sample.write_table("tile_links", links)
-    sample.write_table("tiles", tiles)
+    sample.write_table(f"tile_links{suffix}", links)
+    sample.write_table(f"tiles{suffix}", tiles)
     _forget(draft)
     return tiles
 

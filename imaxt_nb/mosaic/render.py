@@ -100,6 +100,11 @@ def check_census(rows: pd.DataFrame, max_bad_percent: float, warn: Callable[[str
         elif part["missing"].any():
             lost, of = int(part["missing"].sum()), int(part["images"].sum())
             warn(f"section {section}: {lost} of {of} tile images are missing")
+    _refuse(images, missing, max_bad_percent)
+
+
+def _refuse(images: int, missing: int, max_bad_percent: float) -> None:
+    """`BadInput` when too many are missing."""
     if not images or 100 * missing > max_bad_percent * images:
         raise BadInput(
             "too many tile images are missing",
@@ -146,13 +151,14 @@ def _write_planes(images: list[SectionedImage], painter: Painter, rows: pd.DataF
 
 
 def _attributes(
-    rows: pd.DataFrame, canvas: Canvas, p: RenderParameters, key: str
+    rows: pd.DataFrame, canvas: Canvas, p: RenderParameters, key: str, damaged: list[str]
 ) -> dict[str, Any]:
     return {
         "imaxt": {
             "key": key,
             "origin_um": list(canvas.origin_um),
             "planes": rows.to_dict("records"),
+            "damaged": damaged,
             "interpolation": p.interpolation,
             "feather_percent": p.feather_percent,
             "pedestal": p.pedestal if p.dtype == "uint16" else 0,
@@ -175,7 +181,7 @@ def render_sample(
     ----------
     raw : `RawTiles`; tiles : the table of places (`tables/tiles.parquet`); calibration : `Calibration`.
     key : of the run; with one, what an interrupted run committed is kept, and finished images are left alone.
-    warn : told of every section that lacks tiles.
+    warn : told of every section that lacks tiles, and of every damaged image, which is left out as if it were missing.
 
     Raises `BadInput` when no tile has a place or too many are missing; `ImaxtError` when the disk is full (what was
     committed is kept).
@@ -192,6 +198,8 @@ def render_sample(
     if not (_finished(sample, name, key) and _finished(sample, f"{name}_confidence", key)):
         frame = _add_frames(sample, raw.name, name, canvas, float(rows["z_um"].iloc[0]))
         _render(sample, name, painter, rows, canvas, frame, p, key)
+    for text in sample.image(name).attrs["imaxt"]["damaged"]:
+        warn(f"{text}: it has no confidence")
     return rows
 
 # %% ../../nbs/05_mosaic/32_render.ipynb #004f3995
@@ -206,7 +214,7 @@ def _render(
     key: str,
 ) -> None:
     shape = (len(rows), *canvas.shape)
-    raw, attrs = painter.raw, _attributes(rows, canvas, p, key)
+    raw = painter.raw
     common: dict[str, Any] = {
         "pixel_um": (depth_pitch_um(raw), *canvas.pixel_um),
         "frame": frame,
@@ -232,5 +240,12 @@ def _render(
                 )
             )
             _write_planes(images, painter, rows)
+        damaged = [
+            text for _, notes in sorted(cube.done.items()) for text in notes.get("remarks", [])
+        ]
+        _refuse(
+            int(rows["images"].sum()), int(rows["missing"].sum()) + len(damaged), p.max_bad_percent
+        )
+        attrs = _attributes(rows, canvas, p, key, damaged)
         for image in reversed(images):
             finish_image(image, attrs)

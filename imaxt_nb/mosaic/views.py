@@ -18,6 +18,7 @@ from .canvas import Canvas, canvas_of
 from .fuse import Optics, Painter, optics_of, paint, plane_tiles
 from .gather import gather
 from ..sample.images import Image
+from ..sample.tiles import read_whole
 
 # %% auto #0
 __all__ = ['overview', 'plot_mosaic', 'stage_places', 'strongest_seam', 'plot_seam']
@@ -80,7 +81,9 @@ def _step(section: Any, plane: int, channel: int, pair: Any, places: Any, tiles:
     """Mean difference of two raw tiles in their overlap, in counts."""
     a, b = pair
     shift = places[b] - places[a]
-    first, second = (section.read(int(tiles[i]), plane, channel) for i in pair)
+    first, second = (read_whole(section, int(tiles[i]), plane, channel) for i in pair)
+    if first is None or second is None:
+        return 0.0
     rows, cols = first.shape
     whole = np.rint(shift).astype(int)
     box = (
@@ -162,8 +165,9 @@ def plot_seam(
     )
     for ax, (title, table, o) in zip(axes, views, strict=True):
         painter = Painter(raw, (plane_tiles(table, section, plane, canvas),), o, "float32")
-        picture = paint(painter, canvas, 0, area)[0][channel]
-        low, high = np.percentile(picture, [1, 99.5])
+        picture, seen = (a.astype(np.float32) for a in paint(painter, canvas, 0, area))
+        picture = np.where(seen > 0, picture[channel], np.nan)
+        low, high = np.nanpercentile(picture, [1, 99.5])
         ax.imshow(
             picture,
             cmap="gray",

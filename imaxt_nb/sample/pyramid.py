@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 # %% auto #0
-__all__ = ['SMALLEST', 'CHUNK', 'SHARD', 'halve_mean', 'halve_nearest', 'n_levels', 'level_transforms', 'layout', 'create_level',
-           'write_level', 'write_pyramid']
+__all__ = ['SMALLEST', 'CHUNK', 'SHARD', 'halve_mean', 'halve_nearest', 'n_levels', 'level_transforms', 'layout', 'compressor',
+           'create_level', 'write_level', 'write_pyramid']
 
 # %% ../../nbs/01_sample/02_pyramid.ipynb #203c4876
 def _even(block: NDArray[Any]) -> NDArray[Any]:
@@ -99,10 +99,17 @@ def layout(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...] | N
     return lead + chunk, lead + shard
 
 # %% ../../nbs/01_sample/02_pyramid.ipynb #ccbe5438
-def create_level(store: Any, name: str, shape: Any, dtype: Any, axes: str) -> Any:
-    """An empty Zarr array: Blosc (Zstandard, bit-shuffled), axes named, zeros not stored."""
-    import zarr
+def compressor(dtype: Any) -> Any:
+    """Blosc, bit-shuffled: LZ4 for uint16, Zstandard for the rest."""
     from zarr.codecs import BloscCodec
+
+    camera = np.dtype(dtype) == np.uint16
+    return BloscCodec(cname="lz4" if camera else "zstd", clevel=1, shuffle="bitshuffle")
+
+
+def create_level(store: Any, name: str, shape: Any, dtype: Any, axes: str) -> Any:
+    """An empty Zarr array: compressed by `compressor`, axes named, zeros not stored."""
+    import zarr
 
     chunks, shards = layout(tuple(shape))
     return zarr.create_array(
@@ -112,7 +119,7 @@ def create_level(store: Any, name: str, shape: Any, dtype: Any, axes: str) -> An
         dtype=dtype,
         chunks=chunks,
         shards=shards,
-        compressors=BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"),
+        compressors=compressor(dtype),
         fill_value=0,
         dimension_names=list(axes),
     )

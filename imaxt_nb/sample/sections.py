@@ -9,6 +9,7 @@ import posixpath
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import fsspec
@@ -33,7 +34,7 @@ from imaxt_nb.sample.places import (
 from .pyramid import SHARD, create_level, halve_mean, n_levels
 
 # %% auto #0
-__all__ = ['MARKERS', 'LEAF', 'Area', 'Plane', 'Render', 'Halves', 'SectionedImage', 'sectioned_image', 'write_section',
+__all__ = ['MARKERS', 'LEAF', 'Area', 'Plane', 'Render', 'SectionedImage', 'sectioned_image', 'Part', 'write_section',
            'finish_image']
 
 # %% ../../nbs/01_sample/11_sections.ipynb #173e67b8
@@ -132,8 +133,15 @@ def sectioned_image(
             raise ImaxtError(f"{place} was left unfinished")
 
 # %% ../../nbs/01_sample/11_sections.ipynb #0652c99e
-Render = Callable[[int, Area], Iterator[Plane]]
-Halves = dict[tuple[int, tuple[int, ...]], NDArray[Any]]
+Render = Callable[[int, Area], Iterator[Plane | str]]
+
+
+@dataclass
+class Part:
+    """What the next level is made of, by image and channel; remarks of the painter."""
+
+    halves: dict[tuple[int, tuple[int, ...]], NDArray[Any]] = field(default_factory=dict)
+    remarks: set[str] = field(default_factory=set)
 
 
 def _put(
@@ -145,27 +153,30 @@ def _put(
         )
 
 
-def _leaf(levels: list[list[Any]], z: int, area: Area, render: Render) -> Halves:
+def _leaf(levels: list[list[Any]], z: int, area: Area, render: Render) -> Part:
     """Render and write an area at levels 0 and 1; what level 2 is made of."""
-    out: Halves = {}
-    for image, lead, plane in render(z, area):
-        row, col = area[0], area[2]
+    out = Part()
+    for made in render(z, area):
+        if isinstance(made, str):
+            out.remarks.add(made)
+            continue
+        (image, lead, plane), row, col = made, area[0], area[2]
         for level in levels[image][:2]:
             _put(level, lead, z, row, col, plane)
             plane, row, col = halve_mean(plane), row // 2, col // 2
-        out[image, lead] = plane
+        out.halves[image, lead] = plane
     return out
 
 
 def _node(
-    levels: list[list[Any]], k: int, z: int, row: int, col: int, children: list[list[Halves]]
-) -> Halves:
+    levels: list[list[Any]], k: int, z: int, row: int, col: int, children: list[list[Part]]
+) -> Part:
     """Put the children together, write them at level k; what the next level is made of."""
-    out: Halves = {}
-    for image, lead in children[0][0]:
-        plane = np.block([[child[image, lead] for child in line] for line in children])
+    out = Part(remarks=set().union(*(child.remarks for line in children for child in line)))
+    for image, lead in children[0][0].halves:
+        plane = np.block([[child.halves[image, lead] for child in line] for line in children])
         _put(levels[image][k], lead, z, row, col, plane)
-        out[image, lead] = halve_mean(plane)
+        out.halves[image, lead] = halve_mean(plane)
     return out
 
 # %% ../../nbs/01_sample/11_sections.ipynb #eb2c7b2c
@@ -194,11 +205,12 @@ def write_section(
     section: int,
     render: Render,
     notes: Mapping[str, Any] | None = None,
-) -> None:
+) -> list[str]:
     """Write section `section` of all `images` with Dask, all levels, and commit it.
 
     `render(section, area)` yields (number of the image, (channel,) or (), pixels of the area) for every channel
-    of every image; on a cluster it must be picklable, and may be a future of its scatter. A full disk is an `ImaxtError`; earlier sections are kept.
+    of every image, and a text for what went wrong without spoiling the rest: those texts are returned, sorted, and kept
+    with the notes as `remarks`. On a cluster it must be picklable, and may be a future of its scatter. A full disk is an `ImaxtError`; earlier sections are kept.
     """
     import dask
 
@@ -209,11 +221,13 @@ def write_section(
     levels = dask.delayed([image.levels for image in images], traverse=False)
     painter = dask.delayed(render, traverse=False)
     try:
-        dask.compute(
+        made: tuple[Part, ...] = dask.compute(
             *[t for line in _tree(levels, shape, len(first), section, painter) for t in line]
         )
+        remarks = sorted(set().union(*(part.remarks for part in made)))
         for image in images:
-            image.commit(section, notes)
+            image.commit(section, dict(notes or {}) | ({"remarks": remarks} if remarks else {}))
+        return remarks
     except (OSError, ValueError, RuntimeError) as e:  # a full disk, bad input, a broken chunk
         kept = (
             f"{len(images[0].done)} of {images[0].n_sections} sections are kept; run again to go on"

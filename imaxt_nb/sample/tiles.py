@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from ..core.errors import BadInput
 from .channels import Channel, channels_from_json, channels_to_json
 from .places import is_finished, resumable, zarr_store
+from .pyramid import compressor
 
 # %% auto #0
-__all__ = ['VERSION', 'COLUMNS', 'TileHeader', 'TileSection', 'RawTiles', 'SectionDraft', 'TileWriter', 'create_tiles']
+__all__ = ['VERSION', 'COLUMNS', 'TileHeader', 'TileSection', 'read_whole', 'RawTiles', 'SectionDraft', 'TileWriter',
+           'create_tiles']
 
 # %% ../../nbs/01_sample/10_tiles.ipynb #b1428c83
 VERSION = "1.0"
@@ -90,7 +92,7 @@ class TileSection:
     pixels: Any
 
     def read(self, tile: int, plane: int, channel: int) -> NDArray[Any]:
-        """An image (y, x), native dtype; `BadInput` if it isn't there."""
+        """An image (y, x), native dtype; `BadInput` if it isn't there, or its chunk is damaged."""
         inside = all(
             0 <= i < n for i, n in zip((tile, plane, channel), self.present.shape, strict=True)
         )
@@ -101,7 +103,25 @@ class TileSection:
                 found=f"tile {tile}, plane {plane}, channel {channel}",
                 expected="one that `present` (tile, plane, c) tells",
             )
-        return np.asarray(self.pixels[tile, plane, channel])
+        try:
+            return np.asarray(self.pixels[tile, plane, channel])
+        except MemoryError:
+            raise
+        except Exception as e:  # whatever a codec or a disk thinks of
+            raise BadInput(
+                "a damaged chunk",
+                field=f"section {self.number}, tile {tile}, plane {plane}, channel {channel}",
+                found=str(e) or type(e).__name__,
+                expected="an image; convert again",
+            ) from e
+
+# %% ../../nbs/01_sample/10_tiles.ipynb #210d1eba
+def read_whole(section: Any, tile: int, plane: int, channel: int) -> NDArray[Any] | None:
+    """`section.read(tile, plane, channel)`; None for an image that is missing or damaged."""
+    try:
+        return np.asarray(section.read(tile, plane, channel))
+    except BadInput:
+        return None
 
 # %% ../../nbs/01_sample/10_tiles.ipynb #2bab02be
 def _open_section(root: Any, number: int) -> TileSection:
@@ -216,8 +236,6 @@ class SectionDraft:
 
 # %% ../../nbs/01_sample/10_tiles.ipynb #3f0b5449
 def _create(group: Any, name: str, shape: tuple[int, ...], dtype: Any, axes: list[str]) -> Any:
-    from zarr.codecs import BloscCodec
-
     one = (1,) * (len(shape) - 2)
     chunks, shards = tuple(max(1, n) for n in shape), None
     if name == "pixels":
@@ -229,7 +247,7 @@ def _create(group: Any, name: str, shape: tuple[int, ...], dtype: Any, axes: lis
         dtype=dtype,
         chunks=chunks,
         shards=shards,
-        compressors=BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"),
+        compressors=compressor(dtype),
         fill_value=0,
         dimension_names=axes,
     )
