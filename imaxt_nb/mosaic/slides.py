@@ -127,6 +127,7 @@ def _one(
         image=name, dtype=p.dtype, interpolation=p.interpolation, feather_percent=p.feather_percent
     )
     plane = {"z": 0, "section": section.number, "plane": 0, "z_um": 0.0, "status": section.status}
+    plane |= {"images": section.present.size, "missing": lost}
     _render(sample, name, painter, pd.DataFrame([plane]), canvas, frame, told, key)
     return row
 
