@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from .preprocess import normalise
 from .results import RegionResult, measured
+from ..core.figures import panels
 from ..sample.channels import find_channel
 
 if TYPE_CHECKING:
@@ -79,19 +80,13 @@ def plot_regions(
     most: int = 24,
 ) -> Figure:
     """Every region (the first `most`): its composite, or in words why there is none."""
-    import matplotlib.pyplot as plt
-
     shown = list(results.values())[:most]
-    columns = max(1, min(columns, len(shown)))
-    rows = max(1, -(-len(shown) // columns))
-    fig, axes = plt.subplots(rows, columns, figsize=(2.6 * columns, 2.7 * rows), squeeze=False)
-    for ax in axes.ravel():
+    fig, axes = panels(len(shown), columns, (2.6, 2.7))
+    for ax, result in zip(axes, shown, strict=True):
         ax.set_axis_off()
-    for ax, result in zip(axes.ravel(), shown, strict=False):
         _draw_region(ax, sample, result, nuclear, membranes)
     if len(results) > most:
         fig.suptitle(f"the first {most} of {len(results)} regions", fontsize=9)
-    fig.tight_layout()
     return fig
 
 

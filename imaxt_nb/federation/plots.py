@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.figures import panels
 from .affine import apply, inverse
 from .reproject import reproject
 from .slides import Federation
@@ -27,18 +28,10 @@ __all__ = ['plot_votes', 'plot_errors', 'overlay', 'plot_overlays', 'plot_region
 # %% ../../nbs/07_federation/65_plots.ipynb #291f7121
 def plot_votes(f: Federation, most: int = 12) -> Any:
     """Beads in common with every section, the curve, and the depth that was chosen (paper, Fig. 19)."""
-    import matplotlib.pyplot as plt
-
     names = [s for s in f.table.slide if s in f.matches and f.matches[s].votes is not None][:most]
-    wide = min(4, max(1, len(names)))
-    high = max(1, -(-len(names) // wide))
-    fig, axes = plt.subplots(
-        high, wide, figsize=(3 * wide, 2.2 * high), layout="constrained", squeeze=False
-    )
-    for ax in axes.flat[len(names) :]:
-        ax.axis("off")
+    fig, axes = panels(len(names), 4, (3, 2.2))
     z = np.linspace(f.stack.z_um.min(), f.stack.z_um.max(), 300)
-    for ax, name in zip(axes.flat, names, strict=False):
+    for ax, name in zip(axes, names, strict=True):
         m = f.matches[name]
         ax.plot(f.stack.z_um, m.votes, "o", ms=3, color="0.3")
         ax.plot(z, m.curve(z), color="tab:red")  # type: ignore[misc]
@@ -96,22 +89,14 @@ def plot_overlays(
     sample: Sample, f: Federation, prefix: str = "axioscan", most: int = 6, cube: str = "stpt"
 ) -> Any:
     """The first slides over their sections, in mm of the sample; green: section, magenta: slide, white: both."""
-    import matplotlib.pyplot as plt
-
     names = [s for s in f.table.slide if s in f.transforms][:most]
     if not names or cube not in sample.images():
         return None
-    wide = min(3, len(names))
-    high = -(-len(names) // wide)
-    fig, axes = plt.subplots(
-        high, wide, figsize=(4 * wide, 4 * high), layout="constrained", squeeze=False
-    )
-    for ax in axes.flat[len(names) :]:
-        ax.axis("off")
+    fig, axes = panels(len(names), 3, (4, 4))
     low, top = f.stack.points.min(0), f.stack.points.max(0)
     box = (low[0] - 100, top[0] + 100, low[1] - 100, top[1] + 100)
     step = float(max(top - low) / 600)
-    for ax, name in zip(axes.flat, names, strict=False):
+    for ax, name in zip(axes, names, strict=True):
         m, z = f.matches[name], float(f.stack.z_um[f.stack.section == f.matches[name].section][0])
         slide = view(
             sample, f"{prefix}_{name}", box, step, channel=str(f.beads[name].channel.iloc[0])
@@ -129,17 +114,13 @@ def plot_regions(
     sample: Sample, f: Any, regions: Any, prefix: str = "imc", most: int = 6, cube: str = "stpt"
 ) -> Any:
     """The first placed regions (`federation.regions.RegionFederation`) over their sections; green: section, magenta: region."""
-    import matplotlib.pyplot as plt
-
     raw = {r.name: r for r in regions}
     placed = [q for q in f.places.values() if q.fit is not None][:most]
     if not placed or cube not in sample.images():
         return None
     seen = sample.table(f"beads_{prefix}")
-    fig, axes = plt.subplots(
-        1, len(placed), figsize=(3.6 * len(placed), 3.6), layout="constrained", squeeze=False
-    )
-    for ax, q in zip(axes.flat, placed, strict=True):
+    fig, axes = panels(len(placed), 3, (3.6, 3.6))
+    for ax, q in zip(axes, placed, strict=True):
         region, own = raw[q.region], seen[seen.region == q.region]
         channel = find_channel(region.channels, own.channel.iloc[0]) if len(own) else 0
         size = [

@@ -15,7 +15,7 @@ from ..core.errors import BadInput
 from .transform import SlideTransform
 
 # %% auto #0
-__all__ = ['Mapping', 'Box', 'MOST_PIXELS', 'LATTICE', 'places', 'level_for', 'reproject', 'slide_in_sample', 'sample_on_slide']
+__all__ = ['Mapping', 'Box', 'MOST_PIXELS', 'LATTICE', 'places', 'level_for', 'reproject']
 
 # %% ../../nbs/07_federation/55_reproject.ipynb #a5a7a2ff
 Mapping = Callable[[NDArray[Any]], NDArray[np.float64]]
@@ -109,31 +109,3 @@ def reproject(
 
 def _range(v: NDArray[Any], n: int) -> tuple[int, int]:
     return max(0, int(np.floor(v.min())) - 1), min(n, int(np.ceil(v.max())) + 2)
-
-# %% ../../nbs/07_federation/55_reproject.ipynb #35b047c8
-def slide_in_sample(
-    levels: list[Any],
-    pixel_um: tuple[float, float],
-    t: SlideTransform,
-    box_um: Box,
-    out_um: float,
-    *,
-    labels: bool = False,
-) -> NDArray[Any]:
-    """A slide's plane or labels in a region of the sample's frame."""
-    return reproject(levels, pixel_um, box_um, out_um, t.to_slide, labels=labels)
-
-
-def sample_on_slide(
-    levels: list[Any],
-    pixel_um: tuple[float, float],
-    t: SlideTransform,
-    box_um: Box,
-    out_um: float,
-    *,
-    origin_um: Any = (0.0, 0.0),
-    labels: bool = False,
-) -> NDArray[Any]:
-    """A section's plane or labels in a region of the slide's frame; `origin_um`: (x, y) of its first pixel in the sample's frame."""
-    shift = np.asarray(origin_um, dtype=float)
-    return reproject(levels, pixel_um, box_um, out_um, lambda p: t.plane(p) - shift, labels=labels)

@@ -53,11 +53,12 @@ class TilesMosaicParameters(MosaicParameters):
 # %% ../../nbs/05_mosaic/34_mosaic.ipynb #5235b131
 @dataclass(frozen=True)
 class Mosaic:
-    """What the step made, and from what: `rows` has a row a plane of the volume, `tiles` one a tile."""
+    """What the step made, and from what: `rows` has a row a plane of the volume, `tiles` one a tile, `links` one a pair."""
 
     raw: RawTiles
     calibration: Calibration
     tiles: pd.DataFrame
+    links: pd.DataFrame
     rows: pd.DataFrame
     image: Image
     confidence: Image
@@ -66,6 +67,16 @@ class Mosaic:
     def fullest(self) -> int:
         """The z of the plane with most tile images."""
         return int(np.argmax((self.rows["images"] - self.rows["missing"]).to_numpy()))
+
+    def plane(self, z: int) -> tuple[pd.DataFrame, pd.DataFrame, tuple[float, float]]:
+        """Tiles and links of a plane, and the size (x, y) of a tile in um: what `plot_placement` shows."""
+        row = self.rows.iloc[z]
+        tiles, links = (
+            t[(t["section"] == row["section"]) & (t["plane"] == row["plane"])]
+            for t in (self.tiles, self.links)
+        )
+        size = [n * um for n, um in zip(self.raw.tile_shape, self.raw.pixel_um, strict=True)]
+        return tiles, links, (size[1], size[0])
 
 
 def sample_calibration(sample: Sample, raw: RawTiles, warn: Callable[[str], None]) -> Calibration:
@@ -89,7 +100,8 @@ def mosaic_sample(
     rows = render_sample(sample, raw, tiles, calibration, p, key, warn)
     name = p.image or raw.name
     image, confidence = sample.image(name), sample.image(f"{name}_confidence")
-    return Mosaic(raw, calibration, tiles, rows, image, confidence)
+    links = sample.table(f"tile_links{p.table_suffix}")
+    return Mosaic(raw, calibration, tiles, links, rows, image, confidence)
 
 # %% ../../nbs/05_mosaic/34_mosaic.ipynb #ecb24fbb
 def section_table(m: Mosaic) -> pd.DataFrame:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.errors import BadInput, ImaxtError
+from ..core.figures import panels
 from ..core.frames import Frame
 from ..core.parameters import Parameters, param
 from ..core.progress import track
@@ -180,17 +181,9 @@ def slide_metrics(s: Slides) -> dict[str, float | int]:
 # %% ../../nbs/05_mosaic/36_slides.ipynb #91090a87
 def plot_slides(sample: Sample, s: Slides, channel: int = -1, most: int = 12) -> Any:
     """Overviews of the first slides; axes in mm."""
-    import matplotlib.pyplot as plt
-
     names = s.rows[s.rows.status == "ok"].image.tolist()[:most]
-    wide = min(4, len(names))
-    rows = -(-len(names) // wide)
-    fig, axes = plt.subplots(
-        rows, wide, figsize=(3 * wide, 3 * rows), layout="constrained", squeeze=False
-    )
-    for ax in axes.flat[len(names) :]:
-        ax.axis("off")
-    for ax, name in zip(axes.flat, names, strict=False):
+    fig, axes = panels(len(names), 4, (3, 3))
+    for ax, name in zip(axes, names, strict=True):
         image = sample.image(name)
         picture = overview(image, 0, channel % len(image.channels), side=400)
         size = [
