@@ -182,7 +182,7 @@ def cluster_cells(cells: AnnData, p: AnalysisParameters, warn: Warn = warnings.w
     )
     return found
 
-
+# %% ../../nbs/11_analysis/05_cluster.ipynb #ccbc97ab
 def _grouped(found: AnnData, p: AnalysisParameters, warn: Warn) -> None:
     """Fill in graph, layout and clusters."""
     if found.n_obs <= p.n_neighbours:

@@ -71,7 +71,7 @@ class Canvas:
         extent = (*self.x_range, *self.y_range)
         return ax.imshow(image, extent=extent, origin="lower", interpolation="nearest", **how)
 
-
+# %% ../../nbs/11_analysis/08_maps.ipynb #006b3d44
 def _spacing(points: NDArray[np.float64]) -> float:
     """The median distance to the third nearest other point; 10 for fewer than four points."""
     from scipy.spatial import cKDTree
@@ -101,7 +101,7 @@ def scale_bar(ax: Axes, width_um: float) -> None:
         x0 + length / 2, -0.05, f"{length:g} µm", transform=trans, ha="center", va="top", fontsize=8
     )
 
-
+# %% ../../nbs/11_analysis/08_maps.ipynb #1582244b
 def _as_image(ax: Axes, title: str) -> None:
     """y downwards, a scale bar, no ticks."""
     ax.set(xticks=[], yticks=[], aspect="equal")
@@ -120,7 +120,7 @@ def new_figure(width: float, height: float) -> Figure:
     plt.close(fig)
     return fig
 
-
+# %% ../../nbs/11_analysis/08_maps.ipynb #b1b9257a
 def grid(n: int, aspect: float, columns: int, width: float = 9.0) -> tuple[Figure, list[Axes]]:
     """A figure of n panels (height / width = `aspect`) in at most `columns` columns."""
     columns = min(columns, n)
@@ -216,7 +216,7 @@ def paint_labels(labels: ArrayLike, cell_ids: ArrayLike, colours: ArrayLike) -> 
     picture[1:][down] = 1
     return picture
 
-
+# %% ../../nbs/11_analysis/08_maps.ipynb #ef217dba
 def label_map(
     labels: ArrayLike,
     cells: AnnData,

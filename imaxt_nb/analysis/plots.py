@@ -58,7 +58,7 @@ def cluster_means(cells: AnnData, *, key: str = "leiden") -> pd.DataFrame:
     used = cells.var["clustered_by"].to_numpy(bool)
     return cells.to_df("scaled").loc[:, used].groupby(cells.obs[key], observed=True).mean()
 
-
+# %% ../../nbs/11_analysis/09_plots.ipynb #935122b5
 def marker_heatmap(cells: AnnData, *, key: str = "leiden") -> Figure:
     """Clusters (rows) by markers (columns): z-scored means."""
     means = cluster_means(cells, key=key)
@@ -79,7 +79,7 @@ def marker_heatmap(cells: AnnData, *, key: str = "leiden") -> Figure:
 def _badge(colour: str) -> dict[str, Any]:
     return {"boxstyle": "round,pad=0.15", "facecolor": colour, "edgecolor": "none"}
 
-
+# %% ../../nbs/11_analysis/09_plots.ipynb #6505c980
 def _matrix(ax: Axes, table: pd.DataFrame, *, label: str, limit: float) -> None:
     """A table as coloured squares, diverging around 0; NaN is grey."""
     ax.set_facecolor("0.85")

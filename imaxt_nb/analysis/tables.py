@@ -138,7 +138,7 @@ def cells_anndata(
     named = list(dict.fromkeys([*empty, *empty_regions]))
     return _assemble(sample, used, marker_table(channels), cofactor, named)
 
-
+# %% ../../nbs/11_analysis/01_tables.ipynb #a397c882
 def _region(
     sample: str, name: str, m: Measured, n_channels: int, prefix: str, frames: Mapping[str, Frame]
 ) -> dict[str, Any]:
@@ -220,7 +220,7 @@ def check_cells(cells: AnnData, *, file: str | None = None) -> AnnData:
         raise BadInput("not a table of cells of this package", file=file, found="; ".join(wrong))
     return cells
 
-
+# %% ../../nbs/11_analysis/01_tables.ipynb #db3c59eb
 def _broken(cells: AnnData) -> list[str]:
     """What contradicts the conventions in a table that has all its parts."""
     info, obs = cells.uns["imaxt"], cells.obs

@@ -270,7 +270,7 @@ def run_batch(
         finally:
             batch.close()
 
-
+# %% ../../nbs/12_archive/32_batch.ipynb #68da4576
 def run_one(
     request: Request, settings: Settings | None = None, on_event: OnEvent | None = None
 ) -> Outcome:

@@ -47,7 +47,7 @@ class RunSummary:
         """The same for `json.dumps`: times as ISO 8601 text."""
         return {k: v.isoformat() if isinstance(v, datetime) else v for k, v in asdict(self).items()}
 
-
+# %% ../../nbs/12_archive/18_catalogue.ipynb #1c143f55
 @dataclass(frozen=True)
 class Metric:
     """A number or text that a run reported."""

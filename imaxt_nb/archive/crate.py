@@ -161,7 +161,7 @@ def crate(folder: Path, record: Record) -> Entity:
     unique = {e["@id"]: e for e in entities}
     return {"@context": CONTEXT, "@graph": list(unique.values())}
 
-
+# %% ../../nbs/12_archive/14_crate.ipynb #6e042d5f
 def write_crate(folder: Path, record: Record) -> None:
     """Write `ro-crate-metadata.json` into a run's folder, after the files that it describes."""
     write_json(folder / CRATE_FILE, crate(folder, record))

@@ -88,7 +88,7 @@ class TruthfulManager(NotebookExecutionManager):
                 cell.metadata.papermill["status"] = KILLED
         self.save_now()
 
-
+# %% ../../nbs/12_archive/23_engine.ipynb #29b8698e
 def write_notebook(nb: Any, path: Path) -> None:
     """Write a notebook in one step."""
     draft = path.with_name(f".{path.name}.draft")
@@ -123,7 +123,7 @@ class _Client(PapermillNotebookClient):
                 run_silently(self.kernel, "".join(lines))
             self.nb_man.cell_complete(cell, cell_index=index)
 
-
+# %% ../../nbs/12_archive/23_engine.ipynb #5bc34877
 class KernelEngine(Engine):
     """A papermill engine that runs on the kernel it is given."""
 

@@ -46,7 +46,7 @@ def installed_packages() -> dict[str, str]:
     items = sorted(_distributions().items())
     return {name: version for name, (version, _) in items if name != PACKAGE}
 
-
+# %% ../../nbs/12_archive/04_environment.ipynb #b87cfaed
 @cache
 def _requires(name: str) -> frozenset[str]:
     """Packages that a package needs, without those of its extras."""

@@ -66,7 +66,7 @@ class Outcome:
         """As plain values, for another process or a script."""
         return asdict(self)
 
-
+# %% ../../nbs/12_archive/27_executor.ipynb #c03e9d82
 def outcome_of(action: Action, record: Record, folder: Path | str) -> Outcome:
     """The outcome that a record tells."""
     return Outcome(
@@ -103,7 +103,7 @@ def _holder(file: Path) -> str:
     except (OSError, ValueError, KeyError):
         return "another process"
 
-
+# %% ../../nbs/12_archive/27_executor.ipynb #c35c6d40
 @contextmanager
 def step_lock(
     prepared: Prepared, settings: Settings, emit: Emit, cancel: Cancellation
@@ -200,7 +200,7 @@ def fulfil(
         queued_s = time.time() - asked_at if asked_at else 0.0
         return _run(prepared, settings, kernels, emit, cancel, more, queued_s)
 
-
+# %% ../../nbs/12_archive/27_executor.ipynb #b1572a2a
 def _run(
     prepared: Prepared,
     settings: Settings,

@@ -92,7 +92,7 @@ def _swap(draft: Path, out: Path) -> None:
     os.replace(draft, out)
     remove(old)
 
-
+# %% ../../nbs/12_archive/19_gallery.ipynb #07a9b4cb
 def build_gallery(
     runs_root: str | Path, out: str | Path | None = None, *, standalone: bool = False,
     title: str = "Gallery of runs",

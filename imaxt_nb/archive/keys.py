@@ -102,7 +102,7 @@ def package_roots(packages: Iterable[str], beside: Path | None = None) -> dict[s
         roots |= {p.parent.name: p.parent for p in sorted(beside.glob("*/__init__.py"))}
     return roots
 
-
+# %% ../../nbs/12_archive/03_keys.ipynb #beb3d701
 def reached_modules(sources: Iterable[str], roots: Mapping[str, Path]) -> dict[str, str]:
     """Modules that code reaches by static imports, each with the digest of its code."""
     todo: set[str] = set()
@@ -121,7 +121,7 @@ def reached_modules(sources: Iterable[str], roots: Mapping[str, Path]) -> dict[s
         todo |= more | {name.rpartition(".")[0]}
     return dict(sorted(found.items()))
 
-
+# %% ../../nbs/12_archive/03_keys.ipynb #aa728f9b
 def _imports_of_lines(source: str) -> set[str]:
     names: set[str] = set()
     for line in source.splitlines():

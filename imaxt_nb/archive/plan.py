@@ -49,7 +49,7 @@ def _parameters(record: Record, prepared: Prepared) -> Iterator[str]:
         both = name in old and name in new
         yield f"parameter {name}: {old[name]!r} -> {new[name]!r}" if both else text
 
-
+# %% ../../nbs/12_archive/29_plan.ipynb #04faa5d4
 def _environment(record: Record, prepared: Prepared) -> Iterator[str]:
     old, new = record.environment, prepared.environment
     if old.level != new.level:
@@ -125,7 +125,7 @@ class Row:
 def _meet(one: Sequence[str], other: Sequence[str]) -> bool:
     return any(overlap(a, b) for a in one for b in other)
 
-
+# %% ../../nbs/12_archive/29_plan.ipynb #7a783b12
 def make_row(request: Request, templates: Mapping[str, Template], settings: Settings) -> Row:
     """Check a request's template, subject and parameters."""
     if request.template not in templates:
@@ -204,7 +204,7 @@ def plan(requests: Sequence[Request], settings: Settings | None = None) -> list[
         rows[item.action].append(row)
     return items
 
-
+# %% ../../nbs/12_archive/29_plan.ipynb #db50c07d
 def _plan_row(
     row: Row, to_run: Sequence[Row], refused: Sequence[Row], settings: Settings
 ) -> PlanItem:

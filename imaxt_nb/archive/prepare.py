@@ -216,7 +216,7 @@ def changed_output(record: Record, base: str, known: Known | None = None) -> str
             return f"output {product.path} changed"
     return None
 
-
+# %% ../../nbs/12_archive/06_prepare.ipynb #fde5f768
 def glob_escape(path: str) -> str:
     """A pattern that matches this path only."""
     import glob

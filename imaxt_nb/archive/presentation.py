@@ -64,7 +64,7 @@ def bytes_text(size: float | None) -> str:
         size /= 1000
     return f"{size:.3g} {unit}" if unit != "B" else f"{size:.0f} B"
 
-
+# %% ../../nbs/12_archive/10_presentation.ipynb #ed70c2d4
 def number_text(value: Any) -> str:
     """A metric: whole numbers in groups of three, others with four significant digits."""
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -75,7 +75,7 @@ def number_text(value: Any) -> str:
         return f"{int(value):,}".replace(",", "\u202f")
     return f"{value:.4g}"
 
-
+# %% ../../nbs/12_archive/10_presentation.ipynb #3bfef8d3
 _UNITS = {
     "um": "µm",
     "um2": "µm²",

@@ -28,7 +28,7 @@ def _plain(frame: pd.DataFrame) -> pd.DataFrame:
         **{c: frame[c].astype(str) for c in frame.select_dtypes("category").columns}
     )
 
-
+# %% ../../nbs/12_archive/33_published.ipynb #3fd89454
 def publish_rows(url: str, table: str, subject: str, frame: pd.DataFrame) -> int:
     """Put the rows of a subject into `table` of the database at `url`, in place of its earlier ones; how many there are.
 
@@ -69,7 +69,7 @@ def publish_rows(url: str, table: str, subject: str, frame: pd.DataFrame) -> int
         rows.to_sql(table, connection, if_exists="append", index=False, chunksize=10_000)
     return len(rows)
 
-
+# %% ../../nbs/12_archive/33_published.ipynb #3065c7f3
 def _sql_type(values: pd.Series) -> Any:
     from sqlalchemy import BigInteger, Boolean, Double, Text
 

@@ -60,7 +60,7 @@ class LibraryInfo(_Part):
 
     modules: dict[str, str] = {}
 
-
+# %% ../../nbs/12_archive/00_record.ipynb #a2857c6c
 class EnvironmentInfo(_Part):
     """Python and the installed packages; `level` says how much of it counts for the key."""
 
@@ -111,7 +111,7 @@ class Timings(_Part):
     total_s: float = 0.0
     cells: list[CellTime] = []
 
-
+# %% ../../nbs/12_archive/00_record.ipynb #6c57a4c2
 class ExitInfo(_Part):
     """The kernel's process, and the signal that ended it if one did."""
 

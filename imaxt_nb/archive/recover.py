@@ -75,7 +75,7 @@ def _record_of(folder: Path, request: dict[str, Any]) -> Record:
             parameters=request["parameters"],
         )
 
-
+# %% ../../nbs/12_archive/26_recover.ipynb #bf85b778
 def _close_lost(folder: Path, settings: Settings) -> Record | None:
     request = _request(folder)
     if request is None:  # it ended before anything was known of it
@@ -93,7 +93,7 @@ def _close_lost(folder: Path, settings: Settings) -> Record | None:
     close(staged, settings)
     return staged.record
 
-
+# %% ../../nbs/12_archive/26_recover.ipynb #5d969411
 def reap(settings: Settings) -> list[Record]:
     """Close all runs without a supervisor; their records. Safe to call from many processes."""
     found = []

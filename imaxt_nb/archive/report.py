@@ -48,7 +48,7 @@ def _literal(node: ast.expr | None) -> Any:
         return None if node is None else ast.unparse(node)
     return list(value) if isinstance(value, tuple) else value  # as JSON gives it back
 
-
+# %% ../../nbs/12_archive/13_report.ipynb #9e79f94d
 def defaults_of(notebook: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
     """Defaults and comments of the cell tagged `parameters`: {name: (default, comment)}."""
     cells = notebook_cells(notebook)
@@ -70,7 +70,7 @@ def defaults_of(notebook: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
             found[names[0].id] = (_literal(s.value), after.partition("#")[2].strip())
     return found
 
-
+# %% ../../nbs/12_archive/13_report.ipynb #cfe4190f
 def parameter_rows(record: Record, notebook: Mapping[str, Any]) -> list[ParameterRow]:
     """The run's parameters in the template's order; the subject's name is no choice of value."""
     known = defaults_of(notebook)
@@ -96,7 +96,7 @@ def read_notebook(folder: Path) -> tuple[dict[str, Any], str]:
         return {}, f"The notebook cannot be read: {e}"
     return (notebook, "") if isinstance(notebook, dict) else ({}, "The notebook is not one.")
 
-
+# %% ../../nbs/12_archive/13_report.ipynb #c82d9400
 def report_html(
     record: Record, notebook: Mapping[str, Any], folder: Path = Path(), note: str = ""
 ) -> str:
@@ -117,7 +117,7 @@ def report_html(
         )
     )
 
-
+# %% ../../nbs/12_archive/13_report.ipynb #8669ab6f
 def write_report(folder: Path, record: Record) -> None:
     """Write `report.html` and `thumbnail.png` into a run's folder, from its `notebook.ipynb`.
 

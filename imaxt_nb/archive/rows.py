@@ -51,7 +51,7 @@ def _check_header(names: Sequence[str], path: Path) -> str:
         raise BadInput("columns are missing", file=path, found=found, expected=expected)
     return subjects[0]
 
-
+# %% ../../nbs/12_archive/30_rows.ipynb #77c0de0b
 def _request(row: int, values: Mapping[str, str], subject: str, path: Path, force: bool) -> Request:
     def wrong(column: str, what: str) -> BadInput:
         return BadInput(f"row {row}: {what}", file=path, field=column, found=values[column])
@@ -69,7 +69,7 @@ def _request(row: int, values: Mapping[str, str], subject: str, path: Path, forc
         raise wrong(PARAMETERS_COLUMN, f"{both[0]} has a column of its own, too")
     return Request(values[TEMPLATE_COLUMN], values[subject], {**found, **more}, force, row)
 
-
+# %% ../../nbs/12_archive/30_rows.ipynb #65bc10b2
 def read_requests(path: str | Path, force: bool = False) -> list[Request]:
     """The requests of a CSV file, numbered from 1 (the header is not counted)."""
     file = Path(path)

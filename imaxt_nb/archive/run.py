@@ -91,7 +91,7 @@ class Run:
             self._last[what] = now
             self.log("progress", what=what, done=done, total=total)
 
-
+# %% ../../nbs/12_archive/07_run.ipynb #ea35e6da
 def _metric(name: str, value: Any) -> float | int | str:
     """A finite number or a text; numpy scalars become Python's."""
     plain = value.item() if hasattr(value, "item") else value

@@ -30,7 +30,7 @@ def is_public(path: str, root: Path) -> bool:
     file = root.joinpath(*parts)
     return file.is_file() and file.resolve().is_relative_to(root.resolve())
 
-
+# %% ../../nbs/12_archive/40_serve.ipynb #543c9bb8
 class GalleryHandler(SimpleHTTPRequestHandler):
     """Answers for the gallery and the runs' own files; everything else is not there."""
 
@@ -60,7 +60,7 @@ class GalleryHandler(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Quiet: the terminal belongs to the person who started the server."""
 
-
+# %% ../../nbs/12_archive/40_serve.ipynb #110d9401
 def serve(runs_root: str | Path, port: int = 8765, host: str = "127.0.0.1") -> ThreadingHTTPServer:
     """Build the gallery and bind a server to it; call its `serve_forever()`. Port 0 takes a free one."""
     root = Path(runs_root).absolute()

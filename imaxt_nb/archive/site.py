@@ -131,7 +131,7 @@ class Row:
     def text(self) -> str:
         return " ".join(r.text for r in self.runs)
 
-
+# %% ../../nbs/12_archive/15_site.ipynb #c852cd34
 @dataclass(frozen=True)
 class Matrix:
     """`steps` are the columns, each shown by its newest run; `rows` follow them."""
@@ -144,7 +144,7 @@ def subject_page(scope: str, subject: str) -> str:
     """File name of the page of a sample or study."""
     return f"{scope}-{subject}.html"
 
-
+# %% ../../nbs/12_archive/15_site.ipynb #ec2b6ada
 def matrix(runs: Iterable[SiteRun]) -> Matrix:
     """Lay out runs (newest first); steps stand in the order in which they were first run."""
     cells: dict[tuple[str, str], list[SiteRun]] = defaultdict(list)
@@ -216,7 +216,7 @@ def run_folders(runs_root: Path) -> list[Path]:
             found.append(file.parent)
     return found
 
-
+# %% ../../nbs/12_archive/15_site.ipynb #797aaa71
 def read_site(runs_root: Path) -> Site:
     """Read the records under a root of runs and lay them out."""
     runs, unreadable = [], []

@@ -98,7 +98,7 @@ class Staged:
         os.rename(self.folder, self.final)
         return self.final
 
-
+# %% ../../nbs/12_archive/24_staging.ipynb #bbcc4cde
 def write_request(folder: Path, request: dict[str, Any]) -> None:
     """Write what the kernel compares with, and who supervises, for those who find an orphan."""
     supervisor = {"pid": os.getpid(), "born": birth(os.getpid()), "host": platform.node()}
@@ -118,7 +118,7 @@ def stage(prepared: Prepared, settings: Settings, kernel: dict[str, Any] | None 
     home = step_folder(prepared.template, prepared.request.subject, settings)
     return stage_record(initial_record(prepared, settings), prepared.template.path, home, **more)
 
-
+# %% ../../nbs/12_archive/24_staging.ipynb #8055217f
 def stage_record(record: Record, template: Path, home: Path, **more: Any) -> Staged:
     """Make the folder of a run in that of its step; `more` is for the kernel's eyes."""
     folder = _new_folder(record, home)
@@ -128,7 +128,7 @@ def stage_record(record: Record, template: Path, home: Path, **more: Any) -> Sta
         remove(folder)
         raise
 
-
+# %% ../../nbs/12_archive/24_staging.ipynb #a07fd7ad
 def _furnish(folder: Path, record: Record, template: Path, more: dict[str, Any]) -> Staged:
     request = {
         "run_id": record.run_id,
@@ -147,7 +147,7 @@ def _furnish(folder: Path, record: Record, template: Path, more: dict[str, Any])
     append_log(folder, "staged", run_id=record.run_id)
     return staged
 
-
+# %% ../../nbs/12_archive/24_staging.ipynb #d4aa34e2
 def _new_folder(record: Record, home: Path) -> Path:
     """A folder that no other run has; two in one millisecond get different identifiers."""
     home.mkdir(parents=True, exist_ok=True)

@@ -98,7 +98,7 @@ class CellLog:
         append_log(self.staged.folder, "cell", cell=index, status=status, seconds=seconds)
         self.emit({"event": "cell", "cell": index, "status": status, "seconds": seconds})
 
-
+# %% ../../nbs/12_archive/25_supervisor.ipynb #ee0eb6db
 def execute(
     prepared: Prepared, staged: Staged, kernel: Kernel, emit: Emit, cancel: Cancellation
 ) -> Execution:
@@ -133,7 +133,7 @@ def execute(
         execution = _end_of_kernel(kernel, staged, problem, watchdog)
     return execution
 
-
+# %% ../../nbs/12_archive/25_supervisor.ipynb #de3b3dd6
 def _end_of_kernel(
     kernel: Kernel, staged: Staged, problem: BaseException | None, watchdog: Watchdog
 ) -> Execution:
@@ -181,7 +181,7 @@ def spellings(secrets: Iterable[str]) -> list[str]:
     long = [s for s in secrets if len(s) >= 4]
     return [*long, *(e for s in long if (e := json.dumps(s)[1:-1]) != s)]
 
-
+# %% ../../nbs/12_archive/25_supervisor.ipynb #ddc330af
 def write_truth(staged: Staged, secrets: list[str]) -> None:
     """Put status and reason into the notebook; take secrets and paths of this machine out."""
     import nbformat
@@ -234,13 +234,13 @@ def _report(staged: Staged) -> None:
 
     write_report(staged.folder, staged.record)
 
-
+# %% ../../nbs/12_archive/25_supervisor.ipynb #905bf666
 def _crate(staged: Staged) -> None:
     from imaxt_nb.archive.crate import write_crate
 
     write_crate(staged.folder, staged.record)
 
-
+# %% ../../nbs/12_archive/25_supervisor.ipynb #b21d466b
 def close(staged: Staged, settings: Settings, secrets: list[str] | None = None) -> Path:
     """Finish a run whose status is decided: truth into the notebook, report, record, move.
 

@@ -119,7 +119,7 @@ def _source(cell: Mapping[str, Any]) -> str:
 def _tags(cell: Mapping[str, Any]) -> list[str]:
     return list(cell.get("metadata", {}).get("tags", []))
 
-
+# %% ../../nbs/12_archive/01_templates.ipynb #245176af
 @dataclass(frozen=True)
 class Template:
     """A pipeline notebook: its name (`<modality>/<step>`) and file; the rest is read when asked."""

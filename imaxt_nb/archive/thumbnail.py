@@ -76,7 +76,7 @@ def draw_card(record: Record) -> Image:
     draw.text((28, HEIGHT_PX - 52), record.status, fill=tone, font=ImageFont.load_default(17))
     return card
 
-
+# %% ../../nbs/12_archive/12_thumbnail.ipynb #0772e39e
 def write_thumbnail(path: Path, notebook: Mapping[str, Any], record: Record) -> None:
     """Write a PNG 320 px wide (at most 320 high) that stands for the run."""
     picture = find_picture(notebook) or draw_card(record)

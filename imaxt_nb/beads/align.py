@@ -132,7 +132,7 @@ def _solve_axis(
             break
     return theta, cov, scatter
 
-
+# %% ../../nbs/06_beads/21_align.ipynb #d3cca0b1
 def align_sections(
     table: pd.DataFrame,
     track: NDArray[Any],

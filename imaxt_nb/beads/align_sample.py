@@ -38,7 +38,7 @@ class AlignParameters(Parameters):
         le=1000,
     )
 
-
+# %% ../../nbs/06_beads/41_align_sample.ipynb #28757b82
 SECTION_COLUMNS = (
     "section",
     "plane",
@@ -81,7 +81,7 @@ class Aligned:
     beads: pd.DataFrame
     cube: Image
 
-
+# %% ../../nbs/06_beads/41_align_sample.ipynb #12cdb49c
 def _catalogue(sample: Sample, image: str) -> pd.DataFrame:
     """The rows of `tables/beads.parquet` that are beads of the image."""
     table = sample.table("beads")
@@ -102,7 +102,7 @@ def _catalogue(sample: Sample, image: str) -> pd.DataFrame:
             )
     return table[(table.modality == image) & (table.flag == "ok")].reset_index(drop=True)
 
-
+# %% ../../nbs/06_beads/41_align_sample.ipynb #a28b0c1d
 def find_shifts(sample: Sample, p: AlignParameters, warn: Callable[[str], None] = print) -> Aligned:
     """Align the sections by the sample's beads; writes `tables/sections.parquet`. `BadInput` if no bead is in two sections."""
     cube = sample.image(p.image)

@@ -63,7 +63,7 @@ def fit_plane(
     table = pd.concat(dask.compute(*tasks), ignore_index=True)
     return table.iloc[np.argsort(np.concatenate(order))].reset_index(drop=True)
 
-
+# %% ../../nbs/06_beads/30_catalogue.ipynb #4b161735
 def _fit_window(
     window: NDArray[Any],
     beads: NDArray[Any],

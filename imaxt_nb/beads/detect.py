@@ -125,7 +125,7 @@ def candidates(
             found.append((row, column, size, contrast))
     return _ordered(np.array(found, dtype=float).reshape(-1, 4))
 
-
+# %% ../../nbs/06_beads/10_detect.ipynb #1d3d0122
 def _ordered(found: NDArray[np.float64]) -> NDArray[np.float64]:
     return found[np.lexsort((found[:, 1], found[:, 0], -found[:, 3].round(6)))]
 
@@ -166,7 +166,7 @@ def _block_candidates(
     )
     return found[owned]
 
-
+# %% ../../nbs/06_beads/10_detect.ipynb #69d54369
 def find_candidates(
     plane: Any, pixel_um: float, *, block_px: int = 1024, noise: float | None = None, **options: Any
 ) -> NDArray[np.float64]:

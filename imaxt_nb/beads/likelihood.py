@@ -163,7 +163,7 @@ def _soft(n: NDArray) -> NDArray:
             out[i, j] = inside / ((b - a) * (d - c))
     return out
 
-
+# %% ../../nbs/06_beads/01_likelihood.ipynb #5f02670c
 @numba.njit(nogil=True, cache=True)
 def _clip(
     n: NDArray, allowed: NDArray, a: float, low: NDArray, high: NDArray, floor: float, limit: float
@@ -183,7 +183,7 @@ def _clip(
                 usable[i, j] = False
     return usable
 
-
+# %% ../../nbs/06_beads/01_likelihood.ipynb #5eb80c26
 @numba.njit(nogil=True, cache=True)
 def _verdict(
     n: NDArray, allowed: NDArray, theta: NDArray, model: NDArray, floor: float,
@@ -231,7 +231,7 @@ def _influence(
                     out[i, j, k + 1] = (inverse[k] * d).sum() / np.sqrt(m)
     return out
 
-
+# %% ../../nbs/06_beads/01_likelihood.ipynb #42998ffa
 @numba.njit(nogil=True, cache=True)
 def _correlated(w: NDArray) -> NDArray:
     """What correlation adds to the variances of the six parameters; w as of `_influence`."""
@@ -274,7 +274,7 @@ def _start(n: NDArray, allowed: NDArray, theta: NDArray, prior: NDArray, pixel: 
     theta[3] = np.sqrt(max(prior[0] ** 2 - theta[2], (0.2 * prior[0]) ** 2))
     return theta[4] > 0
 
-
+# %% ../../nbs/06_beads/01_likelihood.ipynb #dc687674
 @numba.njit(nogil=True, cache=True)
 def fit_one(
     n: NDArray, allowed: NDArray, start: NDArray, optics: NDArray, pixel: NDArray,

@@ -39,7 +39,7 @@ def _window(picture: NDArray[Any]) -> dict[str, Any]:
         else {}
     )
 
-
+# %% ../../nbs/06_beads/50_plots.ipynb #7fb3d825
 def plot_detections(beads: Beads, z: int, side: int = 1000) -> Any:
     """Plane z with its detections (paper, Fig. 12c)."""
     import matplotlib.pyplot as plt
@@ -106,7 +106,7 @@ def _rings(
     count = np.maximum(np.bincount(ring), 1)
     return np.bincount(ring, rho[good]) / count, np.bincount(ring, values[good]) / count
 
-
+# %% ../../nbs/06_beads/50_plots.ipynb #d35780f2
 def plot_profiles(beads: Beads, optics: Optics, n: int = 4) -> Any:
     """Beads from small to large: pixels, mean over rings with the fitted profile, residuals in noise (paper, Fig. 13)."""
     import matplotlib.pyplot as plt
@@ -186,7 +186,7 @@ def plot_verdicts(table: pd.DataFrame) -> Any:
     side.legend(fontsize=8)
     return fig
 
-
+# %% ../../nbs/06_beads/50_plots.ipynb #74cb2173
 def section_statistics(table: pd.DataFrame) -> pd.DataFrame:
     """Per section: beads, their mean radius and its dispersion, and what was flagged, with the part of `large` (paper, Table 2)."""
     import pandas as pd

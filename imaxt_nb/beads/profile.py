@@ -77,7 +77,7 @@ def _neighbours(beads: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[
             first.append(len(found))
     return np.array(first, np.int64), np.array(found, np.int64)
 
-
+# %% ../../nbs/06_beads/02_profile.ipynb #93bb7064
 def fit_beads(
     image: NDArray[Any],
     beads: NDArray[np.float64],

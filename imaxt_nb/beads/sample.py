@@ -84,7 +84,7 @@ def coarse_level(image: Image, wanted_um: float = COARSE_UM) -> int:
     pixel = float(np.mean(image.pixel_um[-2:]))
     return int(np.clip(np.rint(np.log2(wanted_um / pixel)), 0, len(image.levels) - 1))
 
-
+# %% ../../nbs/06_beads/40_sample.ipynb #91c93b18
 @dataclass(frozen=True)
 class Cube:
     """An image and, if there is one, its confidence."""
@@ -178,7 +178,7 @@ def _finder(p: BeadParameters) -> Finder:
 
     return find
 
-
+# %% ../../nbs/06_beads/40_sample.ipynb #0a4d1216
 def detect_plane(
     cube: Cube, row: dict[str, Any], channel: int, camera: Camera, p: BeadParameters
 ) -> pd.DataFrame:
@@ -265,7 +265,7 @@ def detect_sample(
         fs.rm(folder, recursive=True)
     return Beads(table, cube, channel, camera, rows, origin)
 
-
+# %% ../../nbs/06_beads/40_sample.ipynb #7090cd47
 def _with_others(sample: Sample, table: pd.DataFrame, modality: str) -> pd.DataFrame:
     """The table and what the sample's catalogue has of other modalities."""
     import pandas as pd
@@ -281,7 +281,7 @@ def _origin(sample: Sample, image: Image) -> NDArray[np.float64]:
         return np.zeros(2)
     return np.asarray(to_ancestor(sample.frames, image.frame)[1][:2, 3])
 
-
+# %% ../../nbs/06_beads/40_sample.ipynb #fbfa28e6
 def bead_metrics(beads: Beads) -> dict[str, float | int]:
     """What goes on record: the most telling first."""
     t = beads.table

@@ -160,7 +160,7 @@ def voxel_of(image: Image, voxel_um: float | None = None) -> float:
     step = float(np.median(np.diff(depth))) if len(depth) > 1 else float(image.pixel_um[0])
     return max(step / 2, float(image.pixel_um[-1]))
 
-
+# %% ../../nbs/06_beads/42_volume.ipynb #02d37452
 def write_volume(
     sample: Sample, image: Image, table: pd.DataFrame, voxel_um: float | None = None, key: str = ""
 ) -> Image:
@@ -188,7 +188,7 @@ def write_volume(
         finish_image(draft, {"imaxt": {"key": key, "planes": _made_of(painter, image)}})
     return Image(place)
 
-
+# %% ../../nbs/06_beads/42_volume.ipynb #40feffec
 def _made_of(painter: VolumePainter, image: Image) -> list[dict[str, Any]]:
     section = {row["z"]: row["section"] for row in planes_of(image)}
     found = []

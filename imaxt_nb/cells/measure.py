@@ -90,7 +90,7 @@ def _check(data: Any, nuclei: Any, cells: Any, pixel_um: tuple[float, float]) ->
     if len(pixel_um) != 2 or not all(np.isfinite(p) and p > 0 for p in pixel_um):
         raise BadInput("pixel pitch must be positive", found=pixel_um, expected="(y, x) in um")
 
-
+# %% ../../nbs/08_cells/03_measure.ipynb #d62470ef
 class _Index:
     """Maps labels to 1..n in the order of the labels, and 0 to 0."""
 

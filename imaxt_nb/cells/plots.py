@@ -89,7 +89,7 @@ def plot_regions(
         fig.suptitle(f"the first {most} of {len(results)} regions", fontsize=9)
     return fig
 
-
+# %% ../../nbs/08_cells/08_plots.ipynb #ffdeeeae
 def _draw_region(
     ax: Any, sample: Any, result: RegionResult, nuclear: str, membranes: Sequence[str]
 ) -> None:
@@ -138,7 +138,7 @@ def _enlarge(image: NDArray[Any], times: int = 4) -> NDArray[Any]:
     """Each pixel as a block of pixels, so that an outline is thinner than a pixel."""
     return image.repeat(times, axis=0).repeat(times, axis=1)
 
-
+# %% ../../nbs/08_cells/08_plots.ipynb #ffc50efa
 def plot_closeup(
     sample: Any,
     result: RegionResult,
@@ -170,7 +170,7 @@ def plot_closeup(
     fig.tight_layout()
     return fig
 
-
+# %% ../../nbs/08_cells/08_plots.ipynb #a3e74449
 def largest_region(results: Mapping[str, RegionResult]) -> RegionResult:
     """The region with the most cells."""
     return max(results.values(), key=lambda r: r.n_cells)

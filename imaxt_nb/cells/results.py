@@ -86,7 +86,7 @@ def region_table(results: Mapping[str, RegionResult]) -> Any:
     ]
     return pd.DataFrame(rows).set_index("region")
 
-
+# %% ../../nbs/08_cells/06_results.ipynb #9187f45e
 def segmentation_metrics(results: Mapping[str, RegionResult]) -> dict[str, float | int]:
     """Numbers for the run's record; medians over all cells, areas in um²."""
     import pandas as pd

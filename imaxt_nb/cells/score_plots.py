@@ -34,7 +34,7 @@ def unmatched(
         masks.append(np.isin(labels, np.delete(ids, both.pairs[rows, side])) & (labels > 0))
     return masks[0], masks[1]
 
-
+# %% ../../nbs/08_cells/09_score_plots.ipynb #2de2a942
 def plot_comparison(
     nuclear: NDArray[Any],
     truth: NDArray[Any],

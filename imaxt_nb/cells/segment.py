@@ -201,7 +201,7 @@ def segment_sample(
             warn(f"region {result.name}: the image of an earlier run was moved to superseded/")
     return results
 
-
+# %% ../../nbs/08_cells/07_segment.ipynb #6d1e0194
 def _refuse_nothing(results: Mapping[str, RegionResult], parameters: SegmentParameters) -> None:
     """Raise `BadInput` when there is not one cell."""
     if any(r.n_cells for r in results.values()):

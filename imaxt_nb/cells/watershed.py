@@ -39,7 +39,7 @@ def threshold_level(image: NDArray[np.float32], method: str = "otsu") -> float:
         raise unknown_name("threshold", method, methods)
     return float(methods[method](image)) if image.min() < image.max() else float("inf")
 
-
+# %% ../../nbs/08_cells/02_watershed.ipynb #187fe048
 def count_level(
     blurred: NDArray[np.float32],
     sigma_um: float,
@@ -228,7 +228,7 @@ def cell_signal(
     scaled = [normalise(p, *percentiles, min_range=MIN_SIGNAL) for p in planes]
     return np.sqrt(np.maximum.reduce(scaled))
 
-
+# %% ../../nbs/08_cells/02_watershed.ipynb #a6eadb4f
 def grow_cells(
     nuclei: NDArray[np.int32],
     nuclear: NDArray[np.float32],

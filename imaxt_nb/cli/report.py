@@ -30,7 +30,7 @@ runs_root = click.option("--runs-root", help="Archive of the runs (default: the 
 def report() -> None:
     """Build or serve the gallery of all runs."""
 
-
+# %% ../../nbs/13_cli/04_report.ipynb #4cd82ad3
 @report.command("build")
 @click.option(
     "--out", type=click.Path(file_okay=False), help="Folder (default: gallery/ beside the runs)."
@@ -53,7 +53,7 @@ def build(out: str | None, standalone: bool, runs_root: str | None, as_json: boo
         click.echo(f"gallery: {page}")
     return EXIT_OK
 
-
+# %% ../../nbs/13_cli/04_report.ipynb #66dc2d18
 @report.command("serve")
 @click.option("--port", default=8765, show_default=True, type=click.IntRange(0, 65535))
 @runs_root

@@ -104,7 +104,7 @@ def run(
         [make_request(settings, template, sample, study, values, force)], settings, 1, as_json
     )
 
-
+# %% ../../nbs/13_cli/03_runs.ipynb #3753945f
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
 @click.option(
@@ -209,7 +209,7 @@ def status(
         click.echo("no runs", err=True)
     return EXIT_OK
 
-
+# %% ../../nbs/13_cli/03_runs.ipynb #e894c121
 @click.command()
 @click.argument("run_id")
 @as_json

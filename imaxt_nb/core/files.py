@@ -41,7 +41,7 @@ def supersede(target: Path) -> Path | None:
     os.replace(target, aside)
     return aside
 
-
+# %% ../../nbs/00_core/02_files.ipynb #2ea67681
 @contextmanager
 def staged(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path that becomes `target` (file or folder) when the block succeeds."""
@@ -64,7 +64,7 @@ def _sweep(final: Path) -> None:
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
             remove(draft)
 
-
+# %% ../../nbs/00_core/02_files.ipynb #87263da6
 def remove(path: Path) -> None:
     """Delete a file or a folder; nothing happens when there is none."""
     if path.is_dir() and not path.is_symlink():

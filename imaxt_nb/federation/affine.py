@@ -112,7 +112,7 @@ def _scatter(residuals: NDArray[Any], errors: NDArray[Any], freedom: float) -> f
     spread = 1.4826 * np.median(np.abs(residuals)) / np.sqrt(max(freedom, 0.1))
     return float(np.sqrt(max(spread**2 - np.median(errors**2), 0)))
 
-
+# %% ../../nbs/07_federation/00_affine.ipynb #a32b09a4
 def fit_affine(
     points: NDArray[Any],
     targets: NDArray[Any],
@@ -162,7 +162,7 @@ def fit_affine(
     final = np.column_stack([final[:, :2] @ mirror, final[:, 2]])
     return AffineFit(final, kind, residuals, left_out, weight, scatter, centre @ mirror, cov)
 
-
+# %% ../../nbs/07_federation/00_affine.ipynb #d4a73fc5
 def _leave_one_out(
     d: NDArray[Any], w: NDArray[Any], cov: NDArray[Any], residuals: NDArray[Any]
 ) -> NDArray[np.float64]:

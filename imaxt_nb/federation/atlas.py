@@ -104,7 +104,7 @@ class Where:
         known = self.frames[frame].error_um
         return np.full(len(points), np.nan if known is None else known / np.sqrt(2)), float("nan")
 
-
+# %% ../../nbs/07_federation/80_atlas.ipynb #cbc54e4c
 def where_of(sample: Sample, slides: str) -> Where:
     """From the sample's document and tables."""
     names, shifts, transforms = sample.tables(), {}, {}
@@ -133,7 +133,7 @@ def _points(cells: AnnData, image: Image) -> tuple[NDArray[np.float64], NDArray[
     section = cells.obs["section"].to_numpy() if deep and "section" in cells.obs else None
     return np.column_stack([xy, z]), section
 
-
+# %% ../../nbs/07_federation/80_atlas.ipynb #9d7e07c9
 def placed_cells(
     sample: Sample, name: str, cells: AnnData, where: Where
 ) -> tuple[AnnData | None, dict[str, Any], dict[str, str]]:
@@ -210,7 +210,7 @@ class Atlas:
     table: pd.DataFrame
     where: Where
 
-
+# %% ../../nbs/07_federation/80_atlas.ipynb #b554c5cd
 def make_atlas(
     sample: Sample, p: AtlasParameters, key: str = "", warn: Callable[[str], None] = print
 ) -> Atlas:
@@ -269,7 +269,7 @@ def make_atlas(
     sample.write_table("atlas_cells", flat)
     return Atlas(atlas, pd.DataFrame(rows), where)
 
-
+# %% ../../nbs/07_federation/80_atlas.ipynb #2b8bb7e3
 def unique_names(obs: pd.DataFrame) -> pd.Index:
     """The tables' own names; with the table's in front where two tables share one."""
     names = obs.index.astype(str)

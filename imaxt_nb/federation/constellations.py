@@ -46,7 +46,7 @@ def patch(points: NDArray[Any], most: int = MOST_BEADS) -> NDArray[np.float64]:
     away = np.hypot(*(points - np.median(points, axis=0)).T)
     return points[np.sort(np.argsort(away, kind="stable")[:most])]
 
-
+# %% ../../nbs/07_federation/10_constellations.ipynb #ebe1623e
 def triangles(points: NDArray[Any]) -> Triangles:
     """The triangles of every point (n, 2), um, with pairs of its nearest neighbours."""
     p = patch(np.asarray(points, dtype=float))
@@ -154,7 +154,7 @@ def _cells(p: Proposals, shift: float) -> NDArray[np.int64]:
     )
     return ((p.flip * turns + angle) * 2**16 + x) * 2**16 + y
 
-
+# %% ../../nbs/07_federation/10_constellations.ipynb #8f7634c8
 def _gather(p: Proposals, seed: int) -> NDArray[np.int64]:
     """Proposals near a pose, after one step to their median."""
     turn, middle = p.turn[seed], p.middle[seed]
@@ -180,7 +180,7 @@ def _pose(p: Proposals, members: NDArray[np.int64]) -> Pose:
     xy = [np.column_stack([z.real, z.imag]) for z in pairs.T]
     return Pose(bool(p.flip[members[0]]), votes, xy[0], xy[1])
 
-
+# %% ../../nbs/07_federation/10_constellations.ipynb #346718a9
 def poses(proposals: Proposals, most: int = MOST_POSES) -> list[Pose]:
     """The poses with most votes, best first; clusters don't share proposals."""
     found: list[Pose] = []

@@ -32,7 +32,7 @@ class SliceDepth:
     grid: NDArray[np.float64]
     score: NDArray[np.float64]
 
-
+# %% ../../nbs/07_federation/48_depth.ipynb #9401b0a4
 def slice_depth(
     q_um2: NDArray[Any], q_err_um2: NDArray[Any], spheres: NDArray[Any], about_um: float
 ) -> SliceDepth | None:
@@ -57,7 +57,7 @@ def slice_depth(
     error = float(np.hypot(np.sqrt(weight @ (fine - z) ** 2), FLOOR_UM))
     return SliceDepth(z, error, int(good.sum()), coarse, score - score.min())
 
-
+# %% ../../nbs/07_federation/48_depth.ipynb #cb4b5fc9
 def _score(
     grid: NDArray[Any], q: NDArray[Any], q_err: NDArray[Any], spheres: NDArray[Any]
 ) -> NDArray[np.float64]:

@@ -34,7 +34,7 @@ class SliceOffset:
     known: bool
     how: str
 
-
+# %% ../../nbs/07_federation/45_offset.ipynb #ca78ede7
 def common_offset(
     z_um: NDArray[Any], z_err_um: NDArray[Any], planes_um: NDArray[Any]
 ) -> SliceOffset:

@@ -82,7 +82,7 @@ class Placed(Protocol):
 def _expected(fit: Placed, points: NDArray[Any]) -> float:
     return float(np.median(fit.error_at(points)))
 
-
+# %% ../../nbs/07_federation/40_order.ipynb #95f96306
 def chain_and_refine(
     region_to_slide: AffineFit,
     slide_to_sample: Placed,

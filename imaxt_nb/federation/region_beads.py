@@ -91,7 +91,7 @@ def _coarse(plane: NDArray[Any], pixel_um: float) -> tuple[NDArray[Any], float]:
         plane, pixel_um = halve_mean(plane), 2 * pixel_um
     return plane, pixel_um
 
-
+# %% ../../nbs/07_federation/68_region_beads.ipynb #6f2bcbd8
 def region_channel(region: Region, p: BeadParameters) -> int:
     """The channel that `p` names; `auto`: one whose name holds `bead`, else the one with most round things."""
     if p.channel != "auto":
@@ -109,7 +109,7 @@ def region_channel(region: Region, p: BeadParameters) -> int:
         counts.append(len(find_candidates(plane, um, radii_um=p.radii_um)))
     return int(np.argmax(counts))
 
-
+# %% ../../nbs/07_federation/68_region_beads.ipynb #729755f1
 def region_beads(region: Region, p: BeadParameters) -> pd.DataFrame:
     """The beads of a region in micrometres from its first pixel: columns of `beads.catalogue`, region and channel."""
     k = region_channel(region, p)
@@ -139,7 +139,7 @@ def _stack_of(beads: pd.DataFrame) -> Stack | None:
     except BadInput:
         return None
 
-
+# %% ../../nbs/07_federation/68_region_beads.ipynb #62624574
 NAMED = 1.5  # decades of odds that a slide's name is worth
 
 
@@ -156,7 +156,7 @@ def odds_of(
         min(0.0, poisson.logsf(n_pairs - 3, expected) / np.log(10) + np.log10(max(motions, 1.0)))
     )
 
-
+# %% ../../nbs/07_federation/68_region_beads.ipynb #b37fba13
 def _stiffened(
     c: Candidate, points: NDArray[Any], errors: NDArray[Any], stack: Stack, slide: str
 ) -> OnSlide:
@@ -182,7 +182,7 @@ def _stiffened(
         odds_of(len(mine), expected, len(points), len(stack.points), reach, size),
     )
 
-
+# %% ../../nbs/07_federation/68_region_beads.ipynb #764ac891
 STIFF_REACH_UM = (4.0, 20.0)
 
 
@@ -203,7 +203,7 @@ def on_slide(
     best = min(tried, key=lambda o: (o.log10_chance, -o.n_pairs), default=None)
     return best if best is not None and best.n_pairs >= FEWEST else None
 
-
+# %% ../../nbs/07_federation/68_region_beads.ipynb #8b57287d
 def find_slide(
     points: NDArray[Any], errors: NDArray[Any], name: str, slides: Mapping[str, pd.DataFrame]
 ) -> OnSlide | None:

@@ -66,7 +66,7 @@ def _corners(size_um: tuple[float, float]) -> NDArray[np.float64]:
     h, w = size_um
     return np.array([[x, y] for x in (0, w / 2, w) for y in (0, h / 2, h)])
 
-
+# %% ../../nbs/07_federation/70_regions.ipynb #135dec55
 def place_region(
     name: str,
     points: NDArray[Any],
@@ -177,7 +177,7 @@ def _one(
         region.name, points, (height, width), place, transforms[place.slide], own, p.reach_um
     )
 
-
+# %% ../../nbs/07_federation/70_regions.ipynb #e703f8a8
 @dataclass(frozen=True)
 class RegionFederation:
     """What the step found: a row a region, the places, all pairs."""
@@ -186,7 +186,7 @@ class RegionFederation:
     places: dict[str, PlacedRegion]
     pairs: pd.DataFrame
 
-
+# %% ../../nbs/07_federation/70_regions.ipynb #dfe7af29
 def federate_regions(
     sample: Sample,
     regions: Sequence[Region],
@@ -263,7 +263,7 @@ def region_table(places: Mapping[str, PlacedRegion]) -> pd.DataFrame:
         })  # fmt: skip
     return pd.DataFrame(rows)
 
-
+# %% ../../nbs/07_federation/70_regions.ipynb #d733f84a
 def _frames(
     places: Mapping[str, PlacedRegion], modality: str, known: Mapping[str, Frame], key: str
 ) -> list[Frame]:
@@ -286,7 +286,7 @@ def _frames(
             frames.append(Frame(own, how=f"not placed, {q.status}: {q.why}", run_id=key or None))
     return frames
 
-
+# %% ../../nbs/07_federation/70_regions.ipynb #f0428e69
 def region_metrics(f: RegionFederation) -> dict[str, float | int]:
     """What goes on record."""
     placed = f.table[f.table.status == "matched"]

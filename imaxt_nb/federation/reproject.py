@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import BadInput
-from .transform import SlideTransform
 
 # %% auto #0
 __all__ = ['Mapping', 'Box', 'MOST_PIXELS', 'LATTICE', 'places', 'level_for', 'reproject']
@@ -60,7 +59,7 @@ def level_for(levels: list[Any], source_um: tuple[float, float], pixel_um: float
         np.clip(np.floor(np.log2(max(pixel_um / max(source_um), 1.0)) + 1e-6), 0, len(levels) - 1)
     )
 
-
+# %% ../../nbs/07_federation/55_reproject.ipynb #335d4920
 def reproject(
     levels: list[Any],
     source_um: tuple[float, float],
@@ -106,6 +105,6 @@ def reproject(
     out = map_coordinates(part.astype(np.float32), where, order=1, mode="nearest")
     return np.where(inside, out, np.float32(np.nan)).astype(np.float32)
 
-
+# %% ../../nbs/07_federation/55_reproject.ipynb #22c34c5e
 def _range(v: NDArray[Any], n: int) -> tuple[int, int]:
     return max(0, int(np.floor(v.min())) - 1), min(n, int(np.ceil(v.max())) + 2)

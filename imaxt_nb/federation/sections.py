@@ -89,7 +89,7 @@ def _first_fit(pose: Pose) -> AffineFit | None:
         return None
     return fit if sensible(fit.matrix) else None
 
-
+# %% ../../nbs/07_federation/20_sections.ipynb #4d833f84
 def refine(
     stack: Stack, points: NDArray[Any], errors: NDArray[Any], pose: Pose, trials: float
 ) -> Candidate | None:
@@ -119,7 +119,7 @@ def refine(
     rows = stack.members(k)[theirs]
     return Candidate(fit, pose.flip, count, k, len(mine), expected, chance, mine, rows)
 
-
+# %% ../../nbs/07_federation/20_sections.ipynb #5d6d7b4a
 def reach_of(fit: AffineFit) -> float:
     """Within which pairs count: three times the scatter, 8 to 20 um."""
     return float(np.clip(3 * fit.scatter_um, 8.0, 20.0))
@@ -178,7 +178,7 @@ def _apart(a: Candidate, b: Candidate, points: NDArray[Any]) -> bool:
     gap = apply(a.fit.matrix, points) - apply(b.fit.matrix, points)
     return bool(np.median(np.hypot(*gap.T)) > 40.0)
 
-
+# %% ../../nbs/07_federation/20_sections.ipynb #363b27e0
 def match_slide(
     slide: pd.DataFrame, stack: Stack, name: str = "slide", *, offset_um: float = 0.0
 ) -> SlideMatch:
@@ -207,7 +207,7 @@ def match_slide(
     )
     return _answer(stack, best, rivals, len(points), note, offset_um)
 
-
+# %% ../../nbs/07_federation/20_sections.ipynb #136d2e87
 def _orphan(tried: list[Candidate], n: int, note: str) -> SlideMatch:
     if not tried:
         return SlideMatch("orphan", "no orientation brings beads together" + note, n_beads=n)

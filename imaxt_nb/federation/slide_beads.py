@@ -101,7 +101,7 @@ def slide_beads(sample: Sample, slide: str, p: BeadParameters) -> pd.DataFrame:
         channel=cube.image.channels[channel].name,
     )
 
-
+# %% ../../nbs/07_federation/58_slide_beads.ipynb #c69e2cea
 def all_beads(
     sample: Sample, p: BeadParameters, key: str, warn: Callable[[str], None]
 ) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:

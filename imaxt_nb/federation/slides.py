@@ -60,7 +60,7 @@ def transform_of(
         t, points[mine], stack.points[theirs], both, section=stack.section[stack.index[theirs]]
     )
 
-
+# %% ../../nbs/07_federation/60_slides.ipynb #195c5db0
 SAME_UM = 10.0  # after the transform
 
 
@@ -80,7 +80,7 @@ def depth_of(match: SlideMatch, t: SlideTransform, beads: pd.DataFrame, stack: S
         return match
     return replace(match, z_um=found.z_um, z_err_um=found.error_um)
 
-
+# %% ../../nbs/07_federation/60_slides.ipynb #b4df9279
 def measured(match: SlideMatch, beads: pd.DataFrame, stack: Stack, warp: bool) -> SlideMatch:
     """A match with its depth measured; without a transform it has too few beads."""
     if match.pairs is None or match.status == "ambiguous":
@@ -93,7 +93,7 @@ def measured(match: SlideMatch, beads: pd.DataFrame, stack: Stack, warp: bool) -
         )
     return depth_of(match, t, beads, stack)
 
-
+# %% ../../nbs/07_federation/60_slides.ipynb #784e0f08
 def federate(
     beads: Mapping[str, pd.DataFrame],
     stack: Stack,
@@ -118,7 +118,7 @@ def federate(
     pairs = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"slide": []})
     return Federation(table, matches, transforms, dict(beads), pairs, offset, stack)
 
-
+# %% ../../nbs/07_federation/60_slides.ipynb #6c8b98c1
 def slide_table(
     matches: Mapping[str, SlideMatch],
     transforms: Mapping[str, SlideTransform],
@@ -161,7 +161,7 @@ def _frames(f: Federation, modality: str, known: Mapping[str, Frame], key: str) 
             )
     return frames
 
-
+# %% ../../nbs/07_federation/60_slides.ipynb #105c5820
 def votes_table(f: Federation) -> pd.DataFrame:
     """slide, section, z_um, votes, curve: the paper's Fig. 19 for every slide that was voted on."""
     import pandas as pd
@@ -172,7 +172,7 @@ def votes_table(f: Federation) -> pd.DataFrame:
     ]  # fmt: skip
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"slide": []})
 
-
+# %% ../../nbs/07_federation/60_slides.ipynb #e01193b8
 def federate_slides(
     sample: Sample, p: AxioscanParameters, key: str = "", warn: Callable[[str], None] = print
 ) -> Federation:
@@ -199,7 +199,7 @@ def federate_slides(
     sample.add_frames(_frames(f, p.image, sample.frames, key))
     return replace(f, table=table)
 
-
+# %% ../../nbs/07_federation/60_slides.ipynb #e0352134
 def _say(f: Federation, warn: Callable[[str], None]) -> None:
     if not f.offset.known:
         warn(f"offset of slices and planes {f.offset.how}")

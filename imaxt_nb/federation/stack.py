@@ -70,7 +70,7 @@ class Stack:
         """Distance between sections."""
         return float(np.median(np.diff(self.z_um))) if len(self.z_um) > 1 else 15.0
 
-
+# %% ../../nbs/07_federation/15_stack.ipynb #d16f449a
 def stack_sections(table: pd.DataFrame) -> Stack:
     """From detections in aligned sections: columns section, z_um, x_um, y_um, and their errors if there are any.
 
@@ -94,7 +94,7 @@ def stack_sections(table: pd.DataFrame) -> Stack:
         cKDTree(points), trees, constellations(parts), _spheres(rows),
     )  # fmt: skip
 
-
+# %% ../../nbs/07_federation/15_stack.ipynb #64e5c35f
 SPHERE = ("sphere_z_um", "sphere_z_um_err", "sphere_radius_um", "sphere_radius_um_err")
 
 
@@ -104,7 +104,7 @@ def _spheres(rows: pd.DataFrame) -> NDArray[np.float64]:
         return np.full((len(rows), 4), np.nan)
     return np.asarray(rows[[*SPHERE]].to_numpy(dtype=float))
 
-
+# %% ../../nbs/07_federation/15_stack.ipynb #27ddcffc
 FARTHEST = 12  # steps that a bead can reach
 DEFAULT_SHARING = np.maximum(
     0, 1 - np.arange(FARTHEST + 1) / 5.5
@@ -178,7 +178,7 @@ class VoteCurve:
 def _shape(away: NDArray[Any], sharing: NDArray[Any], step: float) -> NDArray[np.float64]:
     return np.interp(np.maximum(away, 0) / step, np.arange(len(sharing)), sharing)
 
-
+# %% ../../nbs/07_federation/15_stack.ipynb #d5404681
 BEYOND_UM = 120.0  # how far outside the sample a slice can share beads with it
 
 

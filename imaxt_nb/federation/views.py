@@ -55,7 +55,7 @@ def _transform(sample: Sample, frame: str) -> SlideTransform | None:
         return read_transforms(sample, modality).get(slide)
     return None
 
-
+# %% ../../nbs/07_federation/62_views.ipynb #96334a0b
 def way_of(sample: Sample, image: Image, z_um: float | None = None) -> Way:
     """The way of an image; of a volume, that of the plane nearest to `z_um` (the first by default), its section's shift taken away.
 

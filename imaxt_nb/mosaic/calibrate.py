@@ -107,7 +107,7 @@ def calibrate_tiles(
         )
     return report
 
-
+# %% ../../nbs/05_mosaic/18_calibrate.ipynb #547ea9be
 def _look(
     tiles: TileChoice, names: list[str], p: CalibrateParameters, size: int, warn: Warn
 ) -> tuple[list[Any], list[float], list[float]]:
@@ -174,7 +174,7 @@ def _overlaps(
     except BadInput as e:
         warn(f"overlaps are not used: {e}")
 
-
+# %% ../../nbs/05_mosaic/18_calibrate.ipynb #ca502fb5
 def _measured(
     read: Any, pairs: list[Pair], shape: tuple[int, int], margins: Margins, reach: int,
     p: CalibrateParameters, warn: Warn, workers: int,
@@ -243,7 +243,7 @@ def _flats(
         report.calibration, dark=dark, flat=None if p.flat == "none" else flat
     )
 
-
+# %% ../../nbs/05_mosaic/18_calibrate.ipynb #6df22787
 def _cells(
     tiles: TileChoice, channel: int, report: CalibrationReport, margins: Margins
 ) -> NDArray[np.float64]:
@@ -281,7 +281,7 @@ def calibrate_sample(
     save_calibration(sample.path("calibration", p.modality), report.calibration)
     return report
 
-
+# %% ../../nbs/05_mosaic/18_calibrate.ipynb #b7d56663
 def calibration_metrics(report: CalibrationReport) -> dict[str, float | int]:
     """The figures of a calibration for the record of a run."""
     c, found = report.calibration, {}
@@ -304,7 +304,7 @@ def tile_reader(raw: Any, report: CalibrationReport) -> Callable[[Hashable], Flo
     channel = report.channels.index(name)
     return lambda key: finite(tiles.any(key, channel))
 
-
+# %% ../../nbs/05_mosaic/18_calibrate.ipynb #213211e6
 def sample_calibration(sample: Any, modality: str) -> Calibration | None:
     """The calibration that a sample has of a modality, if any."""
     folder = sample.path("calibration", modality)

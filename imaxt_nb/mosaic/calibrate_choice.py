@@ -107,7 +107,7 @@ class TileChoice:
                 found += neighbour_pairs(keys, here, self.raw.tile_shape)
         return found
 
-
+# %% ../../nbs/05_mosaic/16_calibrate_choice.ipynb #00d377d8
 def _content(a: NDArray[Any], b: NDArray[Any], pair: Pair) -> float:
     """How much structure above noise both sides of an overlap have."""
     r0, r1, c0, c1 = common_box((a.shape[0], a.shape[1]), np.round(pair.offset))
@@ -132,7 +132,7 @@ def rich_pairs(
     ]
     return [tried[i] for i in sorted(np.argsort(score)[::-1][: p.max_pairs])]
 
-
+# %% ../../nbs/05_mosaic/16_calibrate_choice.ipynb #2feb10b6
 def orientation_of(
     tiles: TileChoice, channel: int, reach: int, margins: Margins, most: int = 24
 ) -> Any:
@@ -157,7 +157,7 @@ def orientation_of(
 
     return find_axes(some, read, tiles.raw.tile_shape, reach, margins)[0]
 
-
+# %% ../../nbs/05_mosaic/16_calibrate_choice.ipynb #f2379b83
 def finite(image: NDArray[Any], dark: float = 0.0) -> Floats:
     return np.nan_to_num(image.astype(np.float32) - np.float32(dark))
 

@@ -34,7 +34,7 @@ def _basic(bins: Floats) -> Floats:
     found = np.asarray(model.flatfield, np.float32)
     return stretch(found, bins.shape[1:], bins.shape[1] / found.shape[0])
 
-
+# %% ../../nbs/05_mosaic/17_calibrate_flats.ipynb #0bc10e35
 def channel_flat(
     tiles: list[TileSummary],
     dark: float,
@@ -52,7 +52,7 @@ def channel_flat(
     stack = stack_flat(lit, size, None if start is None else start.log_flat(size))
     return stack.expand(shape, size), stack.error
 
-
+# %% ../../nbs/05_mosaic/17_calibrate_flats.ipynb #ce89b4d1
 def crop(t: TileSummary, margins: Margins, size: int) -> TileSummary:
     """Margins as NaN, so that they enter nothing."""
     bins, columns, rows = t.bins.copy(), t.columns.copy(), t.rows.copy()
@@ -106,7 +106,7 @@ def tile_stray(
     columns, rows = ([getattr(t, a) - dark for t in tiles] for a in ("columns", "rows"))
     return stray_light(columns, tolerance, most=most[1]), stray_light(rows, tolerance, most=most[0])
 
-
+# %% ../../nbs/05_mosaic/17_calibrate_flats.ipynb #7bea3ffb
 def margins_of(strays: list[tuple[Stray, Stray]]) -> Margins:
     """Top, bottom, left, right: the largest of all channels, as all share one confidence."""
     ends = np.array([[r.low, r.high, c.low, c.high] for c, r in strays]).max(axis=0)

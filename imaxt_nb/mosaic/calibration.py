@@ -72,7 +72,7 @@ class Calibration:
                 expected=tile_shape,
             )
 
-
+# %% ../../nbs/05_mosaic/14_calibration.ipynb #0495ee27
 def identity(tile_shape: tuple[int, int]) -> Calibration:
     """Nothing is corrected, every pixel counts."""
     return Calibration(np.ones(tile_shape, np.float32))
@@ -101,7 +101,7 @@ def _write_arrays(place: str, arrays: Mapping[str, Plane], attrs: Mapping[str, A
             array[...] = data
         root.attrs["imaxt"] = dict(attrs)
 
-
+# %% ../../nbs/05_mosaic/14_calibration.ipynb #9058084f
 def _read_array(place: str, name: str) -> Plane:
     import zarr
 
@@ -123,7 +123,7 @@ def save_calibration(folder: str, c: Calibration) -> None:
     if c.distortion is not None:
         write_distortion(join(folder, "distortion.json"), c.distortion)
 
-
+# %% ../../nbs/05_mosaic/14_calibration.ipynb #c5ddb70b
 def load_calibration(folder: str) -> Calibration:
     """The product in a folder (or at a URL); `BadInput` if there is none."""
     import zarr

@@ -41,7 +41,7 @@ def plot_stray(report: CalibrationReport, share: float = 0.1) -> Figure:
     axes[0].legend(frameon=False, fontsize=7)
     return fig
 
-
+# %% ../../nbs/05_mosaic/19_calibration_plots.ipynb #182851f6
 def plot_flats(report: CalibrationReport, columns: int = 4) -> Figure:
     """The flat of each channel, in one scale of greys; the margins that are dropped in blue."""
     import matplotlib.pyplot as plt
@@ -77,7 +77,7 @@ def plot_flats(report: CalibrationReport, columns: int = 4) -> Figure:
         fig.colorbar(shown, ax=axes, shrink=0.7, label="relative response")
     return fig
 
-
+# %% ../../nbs/05_mosaic/19_calibration_plots.ipynb #693fa61a
 def plot_differences(report: CalibrationReport) -> Figure:
     """Relative differences of what two tiles see of the same place, before and after the flat (Fig. 7)."""
     import matplotlib.pyplot as plt
@@ -177,7 +177,7 @@ def plot_overlap(report: CalibrationReport, read: Any, size: int = 260) -> Figur
         ax.axis("off")
     return fig
 
-
+# %% ../../nbs/05_mosaic/19_calibration_plots.ipynb #70e4233a
 def _grey(image: NDArray[Any]) -> NDArray[Any]:
     low, high = np.percentile(image, (2, 99.5))
     return np.clip((image - low) / max(high - low, 1e-9), 0, 1) ** 0.6

@@ -60,7 +60,7 @@ class Canvas:
         at = np.column_stack([y_um, x_um]).astype(np.float64)
         return (at - self.origin_um) / self.pixel_um
 
-
+# %% ../../nbs/05_mosaic/30_canvas.ipynb #5a1e9487
 def canvas_of(tiles: pd.DataFrame, extent: Extent, pixel_um: tuple[float, float]) -> Canvas:
     """The canvas that holds all tiles of a table (`x_um`, `y_um`, `section`; NaN for unknown places).
 
@@ -79,7 +79,7 @@ def canvas_of(tiles: pd.DataFrame, extent: Extent, pixel_um: tuple[float, float]
     _check_size(canvas, placed, extent)
     return canvas
 
-
+# %% ../../nbs/05_mosaic/30_canvas.ipynb #2ef3ee61
 def _check_size(canvas: Canvas, placed: pd.DataFrame, extent: Extent) -> None:
     fullest = int(placed.groupby([c for c in ("section", "plane") if c in placed]).size().max())
     covered = fullest * (extent[1] - extent[0]) * (extent[3] - extent[2])

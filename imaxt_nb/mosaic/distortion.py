@@ -123,7 +123,7 @@ def _check(d: Distortion) -> None:
     if len(d.centre) != 2 or not np.isfinite(d.centre).all():
         raise BadInput("no centre", field="centre", found=d.centre, expected="row, column in px")
 
-
+# %% ../../nbs/05_mosaic/09_distortion.ipynb #64edc34f
 def polynomial(coefficients: ArrayLike, tile_shape: tuple[int, int], **more: Any) -> Distortion:
     """A `polynomial` about the middle of the tile; the scale is half its longer side.
 
@@ -168,7 +168,7 @@ def to_json(d: Distortion) -> dict[str, Any]:
         "origin": dict(d.origin),
     }
 
-
+# %% ../../nbs/05_mosaic/09_distortion.ipynb #6edb984f
 def from_json(value: Any, file: str | None = None) -> Distortion:
     """The model in `distortion.json`; `BadInput` names the field that is wrong."""
     try:
@@ -193,7 +193,7 @@ def from_json(value: Any, file: str | None = None) -> Distortion:
     except (KeyError, IndexError, TypeError, ValueError) as e:
         raise BadInput("not a distortion", file=file, found=f"{type(e).__name__}: {e}") from e
 
-
+# %% ../../nbs/05_mosaic/09_distortion.ipynb #20b10b3d
 def _by_name(coefficients: Floats, names: Sequence[str]) -> Floats:
     """Coefficients in the order of `TERMS`; those that a file doesn't have are 0."""
     full = np.zeros((2, len(TERMS)))

@@ -93,7 +93,7 @@ def fit_distortion(
     )
     return _report(first, offsets, model, covariance, fit)
 
-
+# %% ../../nbs/05_mosaic/13_distortion_fit.ipynb #c0e02470
 def _each(
     work: Callable[[int, Plane, Plane], Any], read: Read, pairs: Sequence[Pair],
     offsets: dict[int, Matrix], workers: int, what: str,
@@ -159,7 +159,7 @@ def _polish(
     figures["n_outliers"] = int((solution.weights < 0.25).sum())
     return model, covariance[:N, :N], offsets, figures
 
-
+# %% ../../nbs/05_mosaic/13_distortion_fit.ipynb #758d2aad
 def _report(
     first: Any,
     offsets: dict[int, Matrix],

@@ -125,7 +125,7 @@ class StackFlat:
         flat = np.exp(log - log.mean())
         return np.asarray(flat / flat.mean(), np.float32)
 
-
+# %% ../../nbs/05_mosaic/05_flat.ipynb #711f0c95
 def stack_flat(
     tiles: Sequence[TileSummary], size: int, start: Floats | None = None, window: int = 9
 ) -> StackFlat:
@@ -149,7 +149,7 @@ def stack_flat(
         found = _without_tilt(found)
     return StackFlat(found + begin - lines, columns, rows, float(np.sqrt(variance)))
 
-
+# %% ../../nbs/05_mosaic/05_flat.ipynb #efd4098c
 def _without_tilt(image: Floats) -> Floats:
     """A sample's brightness may have a trend that few tiles don't average out; `start` knows the tilt better."""
     h, w = image.shape
@@ -165,7 +165,7 @@ def _logs(bins: Floats) -> tuple[Floats, Floats]:
     use = np.isfinite(bins) & (bins > 0.05 * level)
     return np.log(np.where(use, bins, 1)).astype(np.float32), use.astype(np.float32)
 
-
+# %% ../../nbs/05_mosaic/05_flat.ipynb #36f08ba1
 def _by_scale(logs: Floats, use: Floats, window: int) -> tuple[Floats, float]:
     """The sum of the bands that both halves of the tiles agree on, and the variance of its noise."""
     bands: list[tuple[Floats, Floats]] = []

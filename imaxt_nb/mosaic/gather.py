@@ -176,7 +176,7 @@ def accumulate(
     at, to = (r0, c0), (float(place[0]), float(place[1]))
     accumulate_rows(source, trust, at, lattice, step, to, order == 3, num, den, box)
 
-
+# %% ../../nbs/05_mosaic/01_gather.ipynb #b40d6643
 def _empty(shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Room for (c, y, x) with `BLOCK` columns to spare, for blocks that overshoot."""
     full = np.empty((*((1,) * (3 - len(shape))), *shape[:-1], shape[-1] + BLOCK), np.float32)

@@ -32,7 +32,7 @@ def islands(n: int, pairs: Ints) -> Ints:
 def _back(factor: Any, right: Floats) -> Floats:
     return np.asarray(sl.cho_solve(factor, right, check_finite=False))
 
-
+# %% ../../nbs/05_mosaic/26_graph.ipynb #9c8a0900
 class BlockTridiagonal:
     """A sparse symmetric positive definite matrix (n, n), factorised."""
 

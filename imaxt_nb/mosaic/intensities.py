@@ -54,7 +54,7 @@ def normal_equations(
             found += [] if one is None else [one]
     return found
 
-
+# %% ../../nbs/05_mosaic/11_intensities.ipynb #56a72a76
 def _normal(
     here: Plane,
     there: Plane,

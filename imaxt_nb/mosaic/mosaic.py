@@ -78,7 +78,7 @@ class Mosaic:
         size = [n * um for n, um in zip(self.raw.tile_shape, self.raw.pixel_um, strict=True)]
         return tiles, links, (size[1], size[0])
 
-
+# %% ../../nbs/05_mosaic/34_mosaic.ipynb #91a8340a
 def sample_calibration(sample: Sample, raw: RawTiles, warn: Callable[[str], None]) -> Calibration:
     """The calibration of the sample's modality; none, with a warning, if there is none."""
     folder = sample.path("calibration", raw.name)

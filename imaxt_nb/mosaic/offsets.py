@@ -86,7 +86,7 @@ class _Band:
         n, a, b, aa, bb, ab = np.moveaxis(self.sums, 2, 0)
         return aa / n - (a / n) ** 2, bb / n - (b / n) ** 2, ab / n - a * b / n**2
 
-
+# %% ../../nbs/05_mosaic/22_offsets.ipynb #f5d45f94
 def _bands(a: Strip, b: Strip, at: Any, sigma: float) -> tuple[list[_Band], Pixels, Pixels]:
     edge = int(np.ceil(1.5 * sigma))
     inner = (slice(edge, -edge), slice(edge, -edge))

@@ -56,7 +56,7 @@ def overlap_cells(
     cells = np.stack([*values, *places]).reshape(6, -1).astype(np.float64)
     return cells[:, np.isfinite(cells).all(axis=0) & (cells[0] > 0) & (cells[1] > 0)]
 
-
+# %% ../../nbs/05_mosaic/08_overlap_flat.ipynb #918e52eb
 def terms(rows: Any, columns: Any, shape: tuple[int, int], degree: int) -> NDArray[np.float64]:
     """Legendre products of total degree 1 to `degree` over a tile, in the last axis."""
     u, v = (
@@ -85,7 +85,7 @@ class OverlapFlat:
         r, c = np.meshgrid(*at, indexing="ij")
         return np.asarray(terms(r, c, self.shape, self.degree) @ self.coefficients, np.float32)
 
-
+# %% ../../nbs/05_mosaic/08_overlap_flat.ipynb #845b4097
 def overlap_flat(
     cells: NDArray[np.float64],
     shape: tuple[int, int],
@@ -122,7 +122,7 @@ def overlap_flat(
     error = float(np.sqrt(c[-1, -1])) if free else 0.0
     return OverlapFlat(x[:n_terms], c[:n_terms, :n_terms], p, error, degree, shape, len(a))
 
-
+# %% ../../nbs/05_mosaic/08_overlap_flat.ipynb #a863b20a
 def _prior_widths(degree: int) -> NDArray[np.float64]:
     """Flats are smooth: what is expected at most of the terms of degree 1, 2, 3, ..., in logarithms."""
     total = [i + j for i in range(degree + 1) for j in range(degree + 1 - i) if i + j]

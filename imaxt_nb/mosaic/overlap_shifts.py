@@ -70,7 +70,7 @@ def measure_patches(
             found.append([*done, min(z, 1e6)])
     return np.array(found).reshape(-1, 8)
 
-
+# %% ../../nbs/05_mosaic/10_overlap_shifts.ipynb #6c3051e7
 def overlap_boxes(
     shape: tuple[int, int], offset: Any, side: int, margins: Margins, most: int = 16
 ) -> list[Box]:
@@ -90,7 +90,7 @@ def _found(a: Plane, b: Plane, box: Box, d: Any, reach: int, lattice: Plane) -> 
     s, z = search(band(here, 2, 31, wa > 0.5), band(there, 2, 31, wb > 0.5), first, reach)
     return d - s, z
 
-
+# %% ../../nbs/05_mosaic/10_overlap_shifts.ipynb #24259939
 def _refined(
     a: Plane, b: Plane, box: Box, t: Any, lattice: Plane, margins: Margins, scales: Sequence[float]
 ) -> list[float] | None:
@@ -128,7 +128,7 @@ def difference_of_terms(model: Distortion, q: Matrix, t: Matrix) -> Matrix:
     other = monomials((q[:, 0] - t[:, 0] - r) / s, (q[:, 1] - t[:, 1] - c) / s)
     return (at - other).T
 
-
+# %% ../../nbs/05_mosaic/10_overlap_shifts.ipynb #b9dd1c6b
 def solve_patches(
     patches: Matrix, pair: NDArray[np.int_], n_pairs: int, model: Distortion, floor_px: float = 0.01
 ) -> Solution:

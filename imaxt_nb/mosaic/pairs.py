@@ -45,7 +45,7 @@ class Link:
         """Whether the offset is believed."""
         return not self.reason
 
-
+# %% ../../nbs/05_mosaic/24_pairs.ipynb #84345a22
 def reason_against(
     o: Offset | None, significance: float, expected: Floats, reach: float, floor: float
 ) -> str:
@@ -83,7 +83,7 @@ def measure_pair(
     assert first is not None
     return first
 
-
+# %% ../../nbs/05_mosaic/24_pairs.ipynb #6970960b
 def _refine(
     a: Strip, b: Strip, fa: Spectrum, fb: Spectrum, peak: Peak, plan: Search, snr: Floats
 ) -> Offset | None:
@@ -108,7 +108,7 @@ def _refine(
         return wide if wide is not None and wide.agreement > sharp.agreement else sharp
     return sharp
 
-
+# %% ../../nbs/05_mosaic/24_pairs.ipynb #4bbe9851
 BENT, TOLERANT = (
     0.9,
     4.0,

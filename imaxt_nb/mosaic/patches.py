@@ -73,7 +73,7 @@ def _taper(image: Plane, n: int = 6) -> Plane:
         image = image * (ramp[:, None] if axis == 0 else ramp)
     return image
 
-
+# %% ../../nbs/05_mosaic/07_patches.ipynb #ffcec7fd
 def search(a: Plane, b: Plane, first: tuple[int, int], reach: int) -> tuple[Pixel, float]:
     """The shift s, within `reach`, for which b at (p + first + s) is like a at p, and its significance."""
     shape = [sf.next_fast_len(m + n, real=True) for m, n in zip(a.shape, b.shape, strict=True)]
@@ -126,7 +126,7 @@ def refine(
     rho = float(np.corrcoef(av, bv)[0, 1]) if av.std() > 0 and bv.std() > 0 else 0.0
     return r, shift_covariance(ga, gb, h[:2, :2], float(rest.var()), fine), rho
 
-
+# %% ../../nbs/05_mosaic/07_patches.ipynb #bf605fb2
 def _gradient(image: Plane, inner: Any) -> Any:
     return np.stack([np.gradient(image, axis=i)[inner] for i in (0, 1)])
 

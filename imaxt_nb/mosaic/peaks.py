@@ -44,7 +44,7 @@ def lag_sums(a: Any, wa: Any, b: Any, wb: Any, n: int, out: Any) -> None:
                 t[5] += s5
             out[u + n, v + n] = t
 
-
+# %% ../../nbs/05_mosaic/21_peaks.ipynb #bd574273
 @numba.njit(nogil=True, cache=True, fastmath=True)
 def lag_sums_plain(a: Any, b: Any, n: int, out: Any) -> None:
     """The same with all weights 1."""
@@ -74,7 +74,7 @@ def lag_sums_plain(a: Any, b: Any, n: int, out: Any) -> None:
                 t5 += s5
             out[u + n, v + n, 2], out[u + n, v + n, 4], out[u + n, v + n, 5] = t2, t4, t5
 
-
+# %% ../../nbs/05_mosaic/21_peaks.ipynb #bc017a37
 @numba.njit(nogil=True, cache=True, fastmath=True)
 def gradient_sums(
     a: Any, wa: Any, b: Any, wb: Any, k: float, c: float, dy: float, dx: float, out: Any

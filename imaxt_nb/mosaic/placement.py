@@ -68,7 +68,7 @@ class _Solution:
         extra = np.einsum("ki,ij,kj->k", self.response[rows], self.schur, self.response[cols])
         return self.factor.inverse_at(rows, cols) + extra
 
-
+# %% ../../nbs/05_mosaic/27_placement.ipynb #269d2686
 def _normal_matrix(n: int, tiles: Ints, w: Floats, diagonal: Floats) -> Any:
     """(2n, 2n) sparse, from weight matrices (m, 2, 2) and a diagonal; zeros between linked tiles are kept."""
     i, j = (
@@ -85,7 +85,7 @@ def _normal_matrix(n: int, tiles: Ints, w: Floats, diagonal: Floats) -> Any:
         (np.concatenate(values), (np.concatenate(rows), np.concatenate(cols))), (2 * n, 2 * n)
     )
 
-
+# %% ../../nbs/05_mosaic/27_placement.ipynb #27e520c0
 def _solve(links: Links, w: Floats, stage: Floats, precision: Floats) -> _Solution:
     """Least squares with link weights `w` (m, 2, 2) and precisions of the stage's positions (n, 2)."""
     n = len(stage)
@@ -142,7 +142,7 @@ class _Fit:
     prior: Floats
     error: Floats
 
-
+# %% ../../nbs/05_mosaic/27_placement.ipynb #b1e6f3ae
 def _fit(
     links: Links,
     stage: Floats,
@@ -220,7 +220,7 @@ def _honest(
     floor = float(np.exp(high))
     return _fit(links, stage, frame, guess, floor, EXACT, fit), floor
 
-
+# %% ../../nbs/05_mosaic/27_placement.ipynb #40765215
 def _sharp_directions(links: Links, limit: float) -> Links:
     """Links that say nothing along directions where their error is above `limit`: the rim of a bead slides along itself."""
     if not len(links.tiles):
@@ -240,7 +240,7 @@ def place(links: Links, stage: Floats, stage_error: float, unit: float = 1.0) ->
     ):  # threads cost more than they give on blocks of some hundred rows
         return _place(links, stage, stage_error, unit)
 
-
+# %% ../../nbs/05_mosaic/27_placement.ipynb #a1dfbc78
 def _place(links: Links, stage: Floats, stage_error: float, unit: float) -> Placement:
     n, middle = len(stage), stage.mean(axis=0)
     links = _sharp_directions(links, FIRM_PX * unit)

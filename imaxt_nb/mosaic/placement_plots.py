@@ -29,7 +29,7 @@ def _outlines(axes: Any, tiles: pd.DataFrame, size_um: tuple[float, float]) -> N
         )
         axes.plot([], [], color=COLOURS[str(status)], label=f"{status}: {len(g)}", **style)
 
-
+# %% ../../nbs/05_mosaic/35_placement_plots.ipynb #22937fea
 def plot_placement(
     tiles: pd.DataFrame,
     links: pd.DataFrame,

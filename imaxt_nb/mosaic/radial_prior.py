@@ -36,7 +36,7 @@ def _by_centre(x: Matrix) -> Matrix:
         q[half : half + 3] = [[3 * u3, u2v], [2 * u2v, 2 * uv2], [uv2, 3 * v3]]
     return _deviations() @ q
 
-
+# %% ../../nbs/05_mosaic/12_radial_prior.ipynb #8ed44b5f
 def shrink_to_radial(x: Matrix, covariance: Matrix) -> tuple[Matrix, Matrix, Matrix]:
     """Unknowns (the coefficients first) under a prior on each deviation from a radial distortion about any centre.
 
@@ -61,7 +61,7 @@ def shrink_to_radial(x: Matrix, covariance: Matrix) -> tuple[Matrix, Matrix, Mat
     )
     return x - k @ d, covariance - told @ a @ covariance, widths
 
-
+# %% ../../nbs/05_mosaic/12_radial_prior.ipynb #576f4817
 def _doubted(x: Matrix, widths: Matrix) -> Matrix:
     """Widths for the errors: a pure cube that follows the mixed term of its component may be off by a quarter of it."""
     wide = widths.copy()

@@ -157,7 +157,7 @@ def _chance(jobs: list[_Job], pairs: Ints, places: Floats, shape: tuple[int, int
                 break
     return made
 
-
+# %% ../../nbs/05_mosaic/25_register.ipynb #af138ead
 def register(
     read: Read, pairs: Ints, places: Floats, calibration: Calibration, root: Stabiliser, reach: int,
     threads: int = 2, chance: bool = True,
@@ -201,7 +201,7 @@ def calibrated(r: Registered, guess_px: float) -> tuple[Registered, float]:
     ]
     return replace(r, links=links, chance=chance), floor
 
-
+# %% ../../nbs/05_mosaic/25_register.ipynb #4a9e6d58
 def register_widening(
     read: Read, pairs: Ints, places: Floats, calibration: Calibration, root: Stabiliser, reach: int,
     guess_px: float = 20.0, threads: int = 2, rounds: int = 2,
@@ -226,7 +226,7 @@ def register_widening(
         r = replace(r, links=links)
     return r, floor
 
-
+# %% ../../nbs/05_mosaic/25_register.ipynb #c31db954
 def _asks(k: Link) -> bool:
     return k.reason == "beyond the search" or (
         k.structure and k.reason in ("empty", "different", "faint")

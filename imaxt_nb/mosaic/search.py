@@ -110,7 +110,7 @@ def correlate(a: Spectrum, b: Spectrum, shape: tuple[int, int]) -> tuple[Pixels,
     )
     return sf.irfft2(cross, shape), snr
 
-
+# %% ../../nbs/05_mosaic/21_search.ipynb #9afcc5af
 def find_peaks(
     z: Pixels, centre: NDArray[np.int_], reach: int, most: int = 3, apart: int = 6
 ) -> list[Peak]:
@@ -130,7 +130,7 @@ def find_peaks(
         left[max(0, i - apart) : i + apart + 1, max(0, j - apart) : j + apart + 1] = -np.inf
     return peaks
 
-
+# %% ../../nbs/05_mosaic/21_search.ipynb #2d7b778b
 def _peak(window: Pixels, i: int, j: int, height: float, rows: Any, cols: Any) -> Peak:
     last = len(rows) - 1
     limit = i in (0, last) or j in (0, last)

@@ -99,7 +99,7 @@ class Slides:
     tiles: pd.DataFrame
     calibration: Calibration
 
-
+# %% ../../nbs/05_mosaic/36_slides.ipynb #78fc0233
 def _one(
     sample: Sample, raw: RawTiles, table: pd.DataFrame, c: Calibration, p: SlideParameters, key: str
 ) -> dict[str, Any]:
@@ -125,7 +125,11 @@ def _one(
         how = "from the slide's first pixel; not placed yet"
         sample.add_frames([Frame(frame, how=how)])
     told = RenderParameters(
-        image=name, dtype=p.dtype, interpolation=p.interpolation, feather_percent=p.feather_percent
+        image=name,
+        dtype=p.dtype,
+        interpolation=p.interpolation,
+        feather_percent=p.feather_percent,
+        max_bad_percent=100,  # the slide's row says how many are missing
     )
     plane = {"z": 0, "section": section.number, "plane": 0, "z_um": 0.0, "status": section.status}
     plane |= {"images": section.present.size, "missing": lost}
@@ -168,7 +172,7 @@ def mosaic_slides(
         warn(f"slide {row['slide']}: {int(row['missing'])} tile images are missing")
     return Slides(found, tiles, c)
 
-
+# %% ../../nbs/05_mosaic/36_slides.ipynb #ccfa3839
 def slide_metrics(s: Slides) -> dict[str, float | int]:
     """What goes on record."""
     return {

@@ -35,7 +35,7 @@ class Stray:
     low: int
     high: int
 
-
+# %% ../../nbs/05_mosaic/06_stray.ipynb #00db82b9
 def stray_light(
     profiles: Sequence[NDArray[Any]],
     tolerance: float = 0.02,
@@ -67,7 +67,7 @@ def stray_light(
         drops.append(min(drop, m if most is None else most))
     return Stray(excess, error, level, drops[0], drops[1])
 
-
+# %% ../../nbs/05_mosaic/06_stray.ipynb #4918832e
 def _contiguous(bad: NDArray[np.bool_], most: int) -> int:
     """How far a border is bad; gaps of a few px don't end it."""
     closed = ndi.binary_closing(np.r_[np.ones(8, bool), bad], iterations=3)[8:]

@@ -45,7 +45,7 @@ def tile_rows(section: TileSection, plane: int, p: Placement, pixel_um: Floats) 
         n_links=p.n_links, status=status, island=p.island,
     )  # fmt: skip
 
-
+# %% ../../nbs/05_mosaic/28_tile_tables.ipynb #1827410b
 def link_rows(
     section: TileSection,
     plane: int,

@@ -142,7 +142,7 @@ def _bare(optics: Optics) -> Optics:
         extent=(-0.5, weight.shape[0] - 0.5, -0.5, weight.shape[1] - 0.5),
     )
 
-
+# %% ../../nbs/05_mosaic/33_views.ipynb #7997076f
 def plot_seam(
     raw: Any,
     tiles: pd.DataFrame,

@@ -142,7 +142,7 @@ def _section(
     section.metadata = {"file": file.name, "scene": tiles[0][2].get("S", 0)}
     return section
 
-
+# %% ../../nbs/02_readers/19_czi_tiles.ipynb #d3d429ed
 def _survey(file: Path, notes: list[str]) -> tuple[Any, str, list[tuple[int, Any, dict[str, int]]]]:
     """The metadata as XML and as text, and the tiles with their numbers in the directory."""
     with open_czi(file) as czi:

@@ -55,7 +55,7 @@ def _summary(rows: list[dict[str, Any]], note: str = "", unchanged: bool = False
 
     return ImcSummary(pd.DataFrame(rows, columns=COLUMNS), note, unchanged)
 
-
+# %% ../../nbs/02_readers/04_imc.ipynb #53277558
 def _row(name: str, own: dict[str, Any], shape: tuple[int, ...] | None) -> dict[str, Any]:
     y, x = own["pixel_um"]
     size = " × ".join(map(str, shape[1:])) if shape else "-"
@@ -95,7 +95,7 @@ def _write_region(store: Any, record: Acquired) -> dict[str, Any]:
         write_level(array, da.from_array(counts, chunks=(1, -1, -1)))
     return _row(record.name, own, None if record.counts is None else record.counts.shape)
 
-
+# %% ../../nbs/02_readers/04_imc.ipynb #54bcb9ef
 def _write_slide(store: Any, slide: SlideInfo) -> None:
     import zarr
 
@@ -150,7 +150,7 @@ def _read_all(bundles: list[Bundle], store: Any, strict: bool) -> tuple[list[Any
                 frames |= {f.name: f for f in _frames(record)}
     return rows, list(frames.values())
 
-
+# %% ../../nbs/02_readers/04_imc.ipynb #b9dac90f
 def convert_imc(source: str | Path, sample: Sample, *, strict: bool = True) -> ImcSummary:
     """Convert an .mcd, a .txt or a folder (recursively) of them to the sample's `raw/imc.zarr`.
 
@@ -216,7 +216,7 @@ class RawRegion:
         """Where the centre of pixel (0, 0) lies on the slide, (x, y) in um."""
         return None if self.affine is None else (float(self.affine[0, 3]), float(self.affine[1, 3]))
 
-
+# %% ../../nbs/02_readers/04_imc.ipynb #3d5c008a
 def _attributes(place: str) -> dict[str, Any]:
     import zarr
 
@@ -243,7 +243,7 @@ def _region(group: Any, name: str) -> RawRegion:
         metadata=own["metadata"],
     )
 
-
+# %% ../../nbs/02_readers/04_imc.ipynb #1f724db7
 def _row_of(region: RawRegion) -> dict[str, Any]:
     shape = None if region.data is None else region.data.shape
     own = {k: getattr(region, k) for k in ("status", "note", "channels", "pixel_um", "source")}

@@ -95,7 +95,7 @@ def _finish(record: Acquired, counts: NDArray[np.float32], *notes: str) -> None:
     why = "no signal above the noise" if counts.size and record.status == "empty" else ""
     record.note = "; ".join(filter(None, (*notes, why)))
 
-
+# %% ../../nbs/02_readers/03_imc_acquisitions.ipynb #a83a919d
 def _read(
     bundle: Bundle, mcd: McdFile | None, item: Any, number: int, reason: str, strict: bool
 ) -> Acquired:
@@ -115,7 +115,7 @@ def _read(
         _read_twin(bundle, number, record, reason, strict)
     return record
 
-
+# %% ../../nbs/02_readers/03_imc_acquisitions.ipynb #b845dcc8
 def _read_twin(bundle: Bundle, number: int, record: Acquired, reason: str, strict: bool) -> None:
     text = bundle.texts[number]
     record.source = text.name
@@ -147,7 +147,7 @@ def _slide_info(mcd: McdFile, slide: Any, name: str) -> SlideInfo:
     meta, notes = dict(slide.metadata), mcd.notes + notes
     return SlideInfo(name, mcd.path.name, meta, panoramas, pictures, mcd.schema_xml, notes)
 
-
+# %% ../../nbs/02_readers/03_imc_acquisitions.ipynb #87629c04
 def acquisitions(bundle: Bundle, strict: bool = True) -> Iterator[Acquired | SlideInfo]:
     """Every slide and acquisition of a bundle, one at a time (memory holds one acquisition).
 

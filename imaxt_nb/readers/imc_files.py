@@ -69,7 +69,7 @@ def _files(source: Path) -> list[Path]:
         return [source, *sorted(p for p in twins if _owner(p, others) == source)]
     return [source]
 
-
+# %% ../../nbs/02_readers/02_imc_files.ipynb #47848a56
 def find_bundles(source: str | PathLike[str]) -> tuple[list[Bundle], list[Path]]:
     """The bundles of a file or (recursively) a folder, and the text files that are not IMC.
 
@@ -97,7 +97,7 @@ def find_bundles(source: str | PathLike[str]) -> tuple[list[Bundle], list[Path]]
         bundle.texts[number] = text
     return _named([*bundles.values(), *loose.values()], path), ignored
 
-
+# %% ../../nbs/02_readers/02_imc_files.ipynb #42dfa5bc
 def _named(bundles: list[Bundle], source: Path) -> list[Bundle]:
     if not bundles:
         raise BadInput("no IMC files", file=source, expected=".mcd or Hyperion .txt files")

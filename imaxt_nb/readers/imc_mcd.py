@@ -48,7 +48,7 @@ def _schema_beside(path: Path) -> str | None:
         return None
     return re.sub(r'\s(?:diffgr|msdata|xml):\w+="[^"]*"', "", found[-1].decode("utf-8", "replace"))
 
-
+# %% ../../nbs/02_readers/01_imc_mcd.ipynb #8e0c5eb1
 def open_mcd(path: Path) -> McdFile:
     """The description of an .mcd, from the file or the .schema beside it; `BadInput` if neither."""
     from readimc import MCDFile
@@ -104,7 +104,7 @@ def read_pixels(
         )
     return image, note
 
-
+# %% ../../nbs/02_readers/01_imc_mcd.ipynb #189032b0
 def _block(path: Path, acquisition: Any) -> tuple[int, int, int, int]:
     meta, where = acquisition.metadata, f"acquisition {acquisition.id}"
     keys = ("DataStartOffset", "DataEndOffset", "MaxX", "MaxY", "ValueBytes")

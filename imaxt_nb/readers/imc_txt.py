@@ -97,7 +97,7 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
 
-
+# %% ../../nbs/02_readers/00_imc_txt.ipynb #61f52cf5
 def _parse(path: Path, names: Sequence[str], strict: bool) -> NDArray[np.float32]:
     import pandas as pd
 

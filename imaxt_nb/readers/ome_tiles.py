@@ -105,7 +105,7 @@ def _field(file: Path, pixels: Any, series: Any, notes: list[str]) -> Field:
             made.places[at.get("Z", 0), at.get("C", 0) * components + s] = ref
     return made
 
-
+# %% ../../nbs/02_readers/18_ome_tiles.ipynb #9cb051e4
 def read_fields(file: Path, notes: list[str]) -> tuple[list[Field], str]:
     """The fields of view of an OME-TIFF, and its XML; `BadInput` if it isn't one."""
     import tifffile

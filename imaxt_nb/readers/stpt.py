@@ -172,7 +172,7 @@ def _digests(folder: StptFolder) -> dict[str, str]:
     files = [f for p in paths for f in sorted(p.glob("[Mm]osaic*.txt")) if f.is_file()]
     return {f.relative_to(folder.root).as_posix(): digest_path(f) for f in files}
 
-
+# %% ../../nbs/02_readers/16_stpt.ipynb #b3363eee
 def plan_stpt(
     source: str | Path,
     *,

@@ -37,7 +37,7 @@ class ImageRef:
     file: Path
     index: Any = None
 
-
+# %% ../../nbs/02_readers/11_tile_conversion.ipynb #90ca5ce7
 Load = Callable[[ImageRef], tuple[NDArray[Any], str]]
 
 
@@ -61,7 +61,7 @@ class SectionPlan:
         refs = (r for place in sorted(self.images) for r in self.images[place].values())
         return list(dict.fromkeys(r.file for r in refs))
 
-
+# %% ../../nbs/02_readers/11_tile_conversion.ipynb #0fa070d3
 @dataclass
 class TilePlan:
     """A conversion: `header`, `sections`, how to `load`, and the digests of files known before."""

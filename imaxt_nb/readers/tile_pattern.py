@@ -112,7 +112,7 @@ class NominalGrid:
                 "no such order", field="order", found=self.order, expected=", ".join(known)
             )
 
-
+# %% ../../nbs/02_readers/17_tile_pattern.ipynb #d0352c7d
 def _pairs(
     fields: list[dict[str, str]], grid: NominalGrid
 ) -> tuple[list[tuple[int, int]], tuple[int, int]]:
@@ -143,7 +143,7 @@ def _pairs(
         )
     return [(int(r), int(c)) for r, c in pairs], (rows, columns)
 
-
+# %% ../../nbs/02_readers/17_tile_pattern.ipynb #7f2dface
 def _table(shape: tuple[int, int], tile: tuple[int, int], grid: NominalGrid) -> pd.DataFrame:
     row, column = np.divmod(np.arange(shape[0] * shape[1]), shape[1])
     dy, dx = (n * (1 - o) * um for n, o, um in zip(tile, grid.overlap, grid.pixel_um, strict=True))
@@ -165,7 +165,7 @@ def _channels(fields: list[dict[str, str]], colours: int) -> tuple[list[Channel]
     values = sorted({f["channel"] for f in fields}, key=_natural)
     return [Channel(f"ch{v}" if v.isdigit() else v) for v in values], values
 
-
+# %% ../../nbs/02_readers/17_tile_pattern.ipynb #708f8eec
 def plan_pattern(
     source: str | Path,
     pattern: str,
@@ -222,6 +222,6 @@ def plan_pattern(
     )
     return TilePlan(root, header, list(sections.values()), _load)
 
-
+# %% ../../nbs/02_readers/17_tile_pattern.ipynb #47835fed
 def _load(ref: ImageRef) -> Any:
     return read_image(ref.file, 0 if ref.index is None else ref.index)

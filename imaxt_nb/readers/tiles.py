@@ -32,7 +32,7 @@ def _names(source: Path) -> list[str]:
         else sorted(p.name for p in source.iterdir() if p.is_file())
     )
 
-
+# %% ../../nbs/02_readers/20_tiles.ipynb #7983ebba
 def plan_tiles(
     source: str | Path,
     *,

@@ -52,7 +52,7 @@ def thumbnail(image: Image) -> NDArray[np.uint8]:
         total += stretched.clip(0, 1)[..., None] * np.array(rgb)
     return (total.clip(0, 1) * 255).astype(np.uint8)
 
-
+# %% ../../nbs/01_sample/09_display.ipynb #4fd7ecee
 def label_thumbnail(labels: Any) -> NDArray[np.uint8]:
     """A small RGB picture (y, x, 3) of labels (y, x), each in a colour made of its number."""
     step = max(1, max(labels.shape) // (2 * SIDE))
@@ -99,7 +99,7 @@ def _pictures(image: Image) -> str:
         found.append(_caption(png_tag(label_thumbnail(plane), name), f"labels: {name}"))
     return "".join(found)
 
-
+# %% ../../nbs/01_sample/09_display.ipynb #e7fbbd75
 def _legend(image: Image) -> str:
     marks = []
     for s in image.ome.get("omero", {}).get("channels", []):

@@ -44,7 +44,7 @@ class FrameEntry(BaseModel):
         """The frame as the rest of the package uses it."""
         return Frame(self.name, self.parent, self.affine, self.error_um, self.how, self.run_id)
 
-
+# %% ../../nbs/01_sample/06_document.ipynb #49decff8
 class SampleDocument(BaseModel):
     """The content of `sample.json`."""
 

@@ -118,7 +118,7 @@ def move_aside(place: str) -> bool:
     fs.rm(path, recursive=True)
     return finished
 
-
+# %% ../../nbs/01_sample/01_places.ipynb #58c2e95a
 @contextmanager
 def publish(place: str) -> Iterator[str]:
     """Yield where to write the Zarr store that `place` will hold once the block succeeds."""

@@ -41,7 +41,7 @@ def _compiled() -> Any:
 
     return numba.njit(nogil=True, cache=True)(_mean_of_quads)
 
-
+# %% ../../nbs/01_sample/02_pyramid.ipynb #65ecd0b0
 def halve_mean(block: NDArray[Any]) -> NDArray[Any]:
     """Mean over 2 x 2 pixels of the last two axes (y, x); integers are rounded to the nearest."""
     b = _even(block)
@@ -128,7 +128,7 @@ def create_level(store: Any, name: str, shape: Any, dtype: Any, axes: str) -> An
 def _files(array: Any) -> tuple[int, ...]:
     return tuple(array.shards or array.chunks)
 
-
+# %% ../../nbs/01_sample/02_pyramid.ipynb #1703f7e8
 def write_level(array: Any, data: Any) -> None:
     """Compute the Dask array `data` into the Zarr array, one file's worth at a time."""
     import dask.array as da
@@ -152,7 +152,7 @@ def _files_of(shape: tuple[int, ...]) -> tuple[int, ...]:
     chunks, shards = layout(shape)
     return shards or chunks
 
-
+# %% ../../nbs/01_sample/02_pyramid.ipynb #000d50ce
 def write_pyramid(store: Any, path: str, data: Any, axes: str, labels: bool = False) -> list[Any]:
     """Write the Dask array and its coarser levels as arrays `<path>0`, `<path>1`, ...; return them.
 

@@ -152,7 +152,7 @@ def _put(
             plane
         )
 
-
+# %% ../../nbs/01_sample/11_sections.ipynb #11b29fc3
 def _leaf(levels: list[list[Any]], z: int, area: Area, render: Render) -> Part:
     """Render and write an area at levels 0 and 1; what level 2 is made of."""
     out = Part()

@@ -80,7 +80,7 @@ def _raster(levels: list[Any], dims: tuple[str, ...], names: list[str] | None, t
         set_transformation(plane, each, set_all=True)
     return DataTree.from_dict({f"scale{k}": p.to_dataset() for k, p in enumerate(planes)})
 
-
+# %% ../../nbs/01_sample/08_spatial.ipynb #f9ec9747
 def _elements(image: Image, frames: dict[str, Frame]) -> tuple[Any, dict[str, Any]]:
     space = image.axes.removeprefix("c")
     base = pixels_to_um(image.pixel_um)

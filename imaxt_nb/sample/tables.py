@@ -35,7 +35,7 @@ def _write_file(table: Any, path: Path) -> None:
     else:
         table.write_h5ad(path)
 
-
+# %% ../../nbs/01_sample/05_tables.ipynb #0df84ba8
 def write_table(folder: str, name: str, table: Any) -> str:
     """Write an AnnData or a DataFrame to `folder`, a path or URL; returns where it is.
 
@@ -56,7 +56,7 @@ def write_table(folder: str, name: str, table: Any) -> str:
             _write_file(table, draft)
     return place
 
-
+# %% ../../nbs/01_sample/05_tables.ipynb #effc3401
 def _put(file: Path, place: str) -> None:
     fs, path = fsspec.core.url_to_fs(place)
     if fs.exists(path):

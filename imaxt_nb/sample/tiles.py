@@ -178,7 +178,7 @@ class RawTiles(TileHeader):
             raise BadInput("no such section", file=self.place, found=number, expected=known)
         return _open_section(_root(self.place), number)
 
-
+# %% ../../nbs/01_sample/10_tiles.ipynb #a36731dd
 def _root(place: str) -> Any:
     import zarr
 
@@ -287,7 +287,7 @@ class TileWriter:
         own |= {"key": key, "sources": sources, "sections": numbers}
         self.root.update_attributes({"imaxt": own})
 
-
+# %% ../../nbs/01_sample/10_tiles.ipynb #e33f602a
 @contextmanager
 def create_tiles(place: str, header: TileHeader, key: str) -> Iterator[TileWriter]:
     """A writer of raw tiles at `place`, which goes on where one with the same key was interrupted.

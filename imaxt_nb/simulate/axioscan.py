@@ -118,7 +118,7 @@ def _xml(name: str, n: int, shape: tuple[int, ...], pixel_um: float, places: NDA
         f'Creator="simulated by imaxt_nb">{"".join(images)}</OME>'
     )
 
-
+# %% ../../nbs/03_simulate/21_axioscan.ipynb #1c4b2172
 def write_slide(
     path: Path, tiles: NDArray[np.uint16], places: NDArray[Any], pixel_um: float
 ) -> None:

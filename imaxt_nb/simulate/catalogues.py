@@ -81,7 +81,7 @@ class Seeing:
             found = f"missing {self.missing}, spurious {self.spurious}"
             raise BadInput("not a part", found=found, expected="0 to 1")
 
-
+# %% ../../nbs/03_simulate/30_catalogues.ipynb #e42af8be
 def seen(
     beads: pd.DataFrame,
     z_um: float,
@@ -179,7 +179,7 @@ class TrueSlide:
     affine: NDArray[np.float64]
     z_um: float
 
-
+# %% ../../nbs/03_simulate/30_catalogues.ipynb #bcc28ea3
 def smooth_field(
     points: NDArray[Any], rms_um: float, smooth_um: float, random: np.random.Generator
 ) -> NDArray[np.float64]:
@@ -189,7 +189,7 @@ def smooth_field(
     parts = [np.cos(points @ w.T + p).sum(1) / 10 for w, p in zip(waves, phase, strict=True)]
     return rms_um / np.sqrt(2) * np.column_stack(parts)
 
-
+# %% ../../nbs/03_simulate/30_catalogues.ipynb #bc5b7320
 def simulate_slide(
     beads: pd.DataFrame,
     z_um: float,

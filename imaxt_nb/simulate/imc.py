@@ -85,7 +85,7 @@ def truth_table(region: Region) -> dict[str, list[object]]:
         "nucleus_area_um2": (nucleus * pixel[0] * pixel[1]).tolist(),
     }
 
-
+# %% ../../nbs/03_simulate/05_imc.ipynb #0b1d4c9d
 def write_truth(folder: Path, name: str, region: Region) -> None:
     """Write `<name>_nuclei.tif`, `<name>_cells.tif` (uint32) and `<name>_cells.csv`."""
     import pandas as pd
@@ -147,7 +147,7 @@ def simulate_imc(
     )
     return files
 
-
+# %% ../../nbs/03_simulate/05_imc.ipynb #060c95b6
 def _told(region: Region, seed: int) -> dict[str, object]:
     """What the simulation was told, with the seed of the call in place of the last region's."""
     return region.parameters() | {"seed": seed}

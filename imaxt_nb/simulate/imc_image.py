@@ -110,7 +110,7 @@ def _haze(tissue: Tissue, optics: Optics, seed: int) -> NDArray[np.float32]:
     out_of_section = np.clip(blobs / blobs.std() - 1.0, 0, 2) * (tissue.place("gap") < 1.75)
     return np.float32(optics.haze) * (1.0 * (tissue.cells > 0) + 1.6 * out_of_section)
 
-
+# %% ../../nbs/03_simulate/04_imc_image.ipynb #1a9c291b
 def expected_counts(
     tissue: Tissue, markers: Sequence[Marker], optics: Optics, seed: int
 ) -> NDArray[np.float32]:
@@ -136,7 +136,7 @@ def expected_counts(
         gaussian_filter(image, sigma, output=true[c])
     return _spill(true, spillover(markers))
 
-
+# %% ../../nbs/03_simulate/04_imc_image.ipynb #30ec1323
 def _spill(true: NDArray[np.float32], matrix: NDArray[np.float64]) -> NDArray[np.float32]:
     """The counts with spillover, row by row of the image so that no second stack is needed."""
     m = matrix.T.astype(np.float32)
@@ -200,7 +200,7 @@ class Region:
         """What the region was made with, for `simulation.json`."""
         return {"seed": self.seed, "pixel_um": list(self.tissue.pixel_um), **asdict(self.optics)}
 
-
+# %% ../../nbs/03_simulate/04_imc_image.ipynb #ebb4f730
 def form_image(
     tissue: Tissue, markers: Sequence[Marker], optics: Optics | None = None, *, seed: int = 0
 ) -> Region:

@@ -36,7 +36,7 @@ class Outlines:
     stretch: NDArray[np.float64]
     dna: NDArray[np.float64]
 
-
+# %% ../../nbs/03_simulate/02_tissue.ipynb #897f7a65
 def draw_outlines(
     centre: NDArray[np.float64],
     kinds: NDArray[np.int64],
@@ -61,7 +61,7 @@ def draw_outlines(
         generator.lognormal(0, 0.28, n) * (1 - 0.55 * height),
     )
 
-
+# %% ../../nbs/03_simulate/02_tissue.ipynb #f0af25d4
 _FIELDS = ("radius_um", "aspect", "body_um", "body_stretch")
 
 
