@@ -64,7 +64,9 @@ def join(parts: list[Candidates]) -> Candidates:
     """All candidates of several parts."""
     if not parts:
         return Candidates(np.zeros((0, 2), "f4"), np.zeros(0, "f4"), np.zeros((0, RAYS), "f4"))
-    return Candidates(*(np.concatenate([getattr(p, n) for p in parts]) for n in ("points", "prob", "dist")))
+    return Candidates(
+        *(np.concatenate([getattr(p, n) for p in parts]) for n in ("points", "prob", "dist"))
+    )
 
 # %% ../../nbs/08_cells/12_star.ipynb #1b117c7b
 MIN_DIST = 0.5  # pixels: no polygon is thinner
