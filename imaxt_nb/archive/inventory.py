@@ -13,7 +13,7 @@ from typing import Any
 
 from .record import FileInfo
 from ..core.errors import UsageError
-from ..core.files import STAGING, Known, digest_path, digest_text, files_under, write_json
+from ..core.files import OWN, STAGING, Known, digest_path, digest_text, files_under, write_json
 
 # %% auto #0
 __all__ = ['expand', 'is_url', 'find_products', 'describe', 'load_known', 'save_known']
@@ -76,7 +76,12 @@ def _find_remote(base: str, pattern: str) -> list[str]:
 def _describe_remote(base: str, path: str) -> FileInfo:
     fs, root = _filesystem(base)
     lines, size = [], 0
-    for name, info in sorted(fs.find(f"{root}/{path}", detail=True).items()):
+    files = fs.find(f"{root}/{path}", detail=True)
+    inner = [n.removesuffix(OWN) for n in files if n.endswith(f"/{OWN}")]
+    apart = tuple(n for n in inner if n.strip("/") != f"{root}/{path}".strip("/"))
+    for name, info in sorted(files.items()):
+        if apart and name.startswith(apart):
+            continue
         kinds = ("ETag", "etag", "md5", "checksum", "LastModified", "mtime", "created")
         mark = next((str(info[k]) for k in kinds if info.get(k)), "")
         lines.append(f"{name.removeprefix(root)}\0{info['size']}\0{mark}")

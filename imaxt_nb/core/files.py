@@ -20,11 +20,12 @@ from typing import Any
 import psutil
 
 # %% auto #0
-__all__ = ['STAGING', 'HOST', 'Known', 'supersede', 'staged', 'remove', 'canonical_json', 'write_json', 'digest_text',
+__all__ = ['STAGING', 'OWN', 'HOST', 'Known', 'supersede', 'staged', 'remove', 'canonical_json', 'write_json', 'digest_text',
            'files_under', 'digest_path']
 
 # %% ../../nbs/00_core/02_files.ipynb #cc5bd7d9
 STAGING = ".staging-"
+OWN = ".product"  # a folder with a file of this name is a product of its own, wherever it lies
 HOST = hashlib.blake2b(
     platform.node().encode(), digest_size=3
 ).hexdigest()  # other hosts' pids mean nothing
@@ -114,10 +115,11 @@ def _digest_file(path: Path, known: Known | None) -> str:
 
 
 def files_under(path: Path) -> list[Path]:
-    """The files of a folder in a fixed order, without drafts and superseded products."""
+    """The files of a folder in a fixed order, without drafts, superseded products and products of their own inside."""
     found: list[Path] = []
     for root, folders, names in os.walk(path):
         folders[:] = sorted(d for d in folders if not d.startswith(STAGING) and d != "superseded")
+        folders[:] = [d for d in folders if not Path(root, d, OWN).exists()]
         found += [Path(root, n) for n in sorted(names) if not n.startswith(STAGING)]
     return found
 
