@@ -1182,6 +1182,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'imaxt_nb.cells.plots.plot_closeup': ('08_cells/plots.html#plot_closeup', 'imaxt_nb/cells/plots.py'),
                                       'imaxt_nb.cells.plots.plot_hot_pixels': ( '08_cells/plots.html#plot_hot_pixels',
                                                                                 'imaxt_nb/cells/plots.py'),
+                                      'imaxt_nb.cells.plots.plot_maps': ('08_cells/plots.html#plot_maps', 'imaxt_nb/cells/plots.py'),
                                       'imaxt_nb.cells.plots.plot_regions': ('08_cells/plots.html#plot_regions', 'imaxt_nb/cells/plots.py')},
             'imaxt_nb.cells.preprocess': { 'imaxt_nb.cells.preprocess._cool': ( '08_cells/preprocess.html#_cool',
                                                                                 'imaxt_nb/cells/preprocess.py'),

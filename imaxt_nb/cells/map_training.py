@@ -22,7 +22,7 @@ from ..core.parameters import Parameters, param
 from ..networks.tiles import forward
 from ..networks.training import Trained, TrainingSettings, train
 from ..networks.unet import Output, UNetConfig
-from ..networks.weights import ModelCard
+from ..networks.weights import ModelCard, load_weights
 
 if TYPE_CHECKING:
     import keras
@@ -35,6 +35,8 @@ __all__ = ['FIRST_VALIDATION', 'LIMITS', 'MapTrainingParameters', 'map_config', 
 class MapTrainingParameters(Parameters):
     """How `imc/train` trains; the defaults are those of the shipped model."""
 
+    folder: str = param("", "of checkpoints and model; a training there goes on; empty: the run's")
+    start_from: str = param("", "model to begin with, shipped or a folder; empty: from nothing")
     steps: int = param(2400, "steps of the training", ge=1)
     scenes: int = param(400, "scenes to learn from", ge=1)
     batch: int = param(4, "examples a step", ge=1, le=64)
@@ -107,7 +109,6 @@ def train_maps(
     folder: str | os.PathLike[str],
     *,
     validation_scenes: int = 8,
-    start_from: Any = None,
 ) -> Trained:
     """Train on scenes, or go on where the folder's checkpoint is; see `networks.training.train`."""
     settings = TrainingSettings(
@@ -119,7 +120,8 @@ def train_maps(
         make, exposure, scenes=p.scenes, patch_px=p.patch_px, batch=p.batch, seed=p.seed
     )
     validate = map_validation(make, exposure, validation_scenes) if validation_scenes else None
-    return train(map_config(p.filters), examples, map_loss, settings, folder, validate, start_from)
+    start = load_weights(p.start_from)[0] if p.start_from else None
+    return train(map_config(p.filters), examples, map_loss, settings, folder, validate, start)
 
 # %% ../../nbs/08_cells/24_map_training.ipynb #d3b312a8
 LIMITS = (
@@ -153,7 +155,7 @@ def map_card(
             "validation": f"scenes from {FIRST_VALIDATION}",
         },
         licence="BSD-3-Clause",
-        training=p.model_dump(),
+        training={k: v for k, v in p.model_dump().items() if k != "folder"},
         scores=scores,
         limits=LIMITS,
     )
