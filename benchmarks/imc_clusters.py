@@ -29,7 +29,9 @@ from imaxt_nb.sample.channels import Channel
 from imaxt_nb.simulate.imc import simulate_region
 
 SIZE_UM = (700.0, 700.0)
-SEGMENT = SegmentParameters(nuclear_channel="DNA2", membrane_channels=["CD45", "ECadherin"])
+SEGMENT = SegmentParameters(
+    nuclear_channel="DNA2", membrane_channels=["CD45", "ECadherin"], method="classical"
+)
 
 
 def true_types(

@@ -27,7 +27,8 @@ class Measurements:
 
     table : cell_id (the label), x_um, y_um (centroid of the cell), area_um2, nucleus_area_um2,
         major_axis_um, minor_axis_um, eccentricity, orientation_rad and their nucleus_ twins,
-        nucleus_x_um, nucleus_y_um, at_edge (touches the region's border).
+        nucleus_x_um, nucleus_y_um, at_edge (touches the region's border), edge_um (from the centroid to the
+        nearest border), confidence (mean over the cell; NaN when the method has none).
     cell_means, nucleus_means : float32 (n, c), mean counts. A cell without a nucleus has NaN there.
     """
 
@@ -172,13 +173,18 @@ def _shape(
 
 # %% ../../nbs/08_cells/03_measure.ipynb #0cd3b850
 def measure(
-    data: Any, nuclei: Any, cells: Any, pixel_um: tuple[float, float] = (1.0, 1.0)
+    data: Any,
+    nuclei: Any,
+    cells: Any,
+    pixel_um: tuple[float, float] = (1.0, 1.0),
+    confidence: Any = None,
 ) -> Measurements:
     """Measure every cell and its nucleus; one pass over the pixels (paper, 4.4.4).
 
     data : (c, y, x), any number type, numpy or Dask (read by its own chunks of rows and channels).
     nuclei, cells : integers (y, x), numpy or Dask; nucleus k belongs to cell k; numbers may be skipped.
     pixel_um : pitch (y, x).
+    confidence : (y, x), 0..1, how sure the method is of each pixel.
 
     Raises `BadInput` for shapes that differ, labels that are not integers or negative, a nucleus
     without a cell, and values that are not finite.
@@ -189,16 +195,19 @@ def measure(
     index = _Index(np.unique(np.concatenate([np.empty(0, np.int64), *found])))
     n, c, height = len(index.ids), data.shape[0], data.shape[1]
     sums, edge = np.zeros((2, n + 1, c)), np.zeros((2, n + 1), bool)
-    moments = np.zeros((2, n + 1, 6))
+    moments, sure = np.zeros((2, n + 1, 6)), np.zeros(n + 1)
     for rows in spans:
         owners = [index(_rows(a, rows), m) for a, m in ((cells, "cells"), (nuclei, "nuclei"))]
         for mask, owner in enumerate(owners):
             _add_moments(owner, rows.start, height, moments[mask], edge[mask])
+        if confidence is not None:
+            sure += np.bincount(owners[0].ravel(), _rows(confidence, rows).ravel(), n + 1)
         for part in parts:
             block = _rows(data, rows, part)
             for mask, owner in enumerate(owners):
                 _add_intensities(block, owner, sums[mask][:, part])
-    return _assemble(index.ids, sums[:, 1:], moments[:, 1:], edge[0, 1:], pixel_um)
+    done = _assemble(index.ids, sums[:, 1:], moments[:, 1:], edge[0, 1:], pixel_um)
+    return _add_quality(done, cells.shape, pixel_um, None if confidence is None else sure[1:])
 
 # %% ../../nbs/08_cells/03_measure.ipynb #95ba0cc2
 def _assemble(
@@ -219,3 +228,19 @@ def _assemble(
         means = (sums / moments[:, :, :1]).astype(np.float32)
     table = pd.DataFrame({"cell_id": ids, **columns, "at_edge": at_edge})
     return Measurements(table, means[0], means[1])
+
+# %% ../../nbs/08_cells/03_measure.ipynb #dd822114
+def _add_quality(
+    done: Measurements,
+    shape: tuple[int, ...],
+    pixel_um: tuple[float, float],
+    sure: NDArray[np.float64] | None,
+) -> Measurements:
+    """With columns `edge_um` and `confidence`; `sure`: sums (n,) over the pixels of each cell."""
+    table, (py, px) = done.table, pixel_um
+    y, x = table.y_um.to_numpy() + py / 2, table.x_um.to_numpy() + px / 2  # from the pixels' edge
+    far = [y, shape[0] * py - y, x, shape[1] * px - x]
+    pixels = table.area_um2.to_numpy() / (py * px)
+    mean = np.full(len(table), np.nan) if sure is None else sure / pixels
+    columns = {"edge_um": np.minimum.reduce(far), "confidence": mean}
+    return Measurements(table.assign(**columns), done.cell_means, done.nucleus_means)

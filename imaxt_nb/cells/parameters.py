@@ -20,38 +20,59 @@ class SegmentParameters(Parameters):
     membrane_channels: list[str] = param(
         [], "channels of membrane or cytoplasm; without any, cells are nuclei with a rim"
     )
-    method: Literal["classical"] = param("classical", "how nuclei and cells are found")
+    method: Literal["network", "classical"] = param("network", "how nuclei and cells are found")
+    model: str = param("imc", "network: the shipped model, or the folder of another")
+    nucleus_threshold: float = param(
+        0.5, "network: a nucleus where its probability is above", gt=0, lt=1
+    )
+    cell_threshold: float = param(
+        0.5, "network: a cell where nucleus or cytoplasm have a probability above", gt=0, lt=1
+    )
+    seed_sigma_um: float = param(
+        0.7, "network: blur of the depth whose peaks are nuclei", unit="um", ge=0, le=20
+    )
+    seed_distance_um: float = param(
+        2.0, "network: nearest that two nuclei can be", unit="um", gt=0, le=50
+    )
+    min_confidence: float = param(
+        0.5, "network: nuclei of a lower mean probability are dropped", ge=0, lt=1
+    )
+    reach_um: float = param(
+        10.0, "network: furthest that a cell reaches from its nucleus", unit="um", gt=0, le=100
+    )
     hot_pixel_threshold: float = param(
         50.0, "excess over the brightest neighbour that makes a pixel hot", unit="counts", gt=0
     )
-    sigma_um: float = param(0.7, "standard deviation of the Gaussian", unit="um", ge=0, le=20)
-    threshold: Literal["otsu", "li", "triangle"] = param(
-        "otsu", "global threshold, of the square root of the counts"
+    sigma_um: float = param(
+        0.7, "classical: standard deviation of the Gaussian", unit="um", ge=0, le=20
     )
-    threshold_factor: float = param(0.85, "times the global threshold", gt=0, le=5)
+    threshold: Literal["otsu", "li", "triangle"] = param(
+        "otsu", "classical: global threshold, of the square root of the counts"
+    )
+    threshold_factor: float = param(0.85, "classical: times the global threshold", gt=0, le=5)
     local_um: float = param(
         3.5,
-        "a nucleus exceeds its surroundings of this radius; 0: no local threshold",
+        "classical: a nucleus exceeds its surroundings of this radius; 0: no local threshold",
         unit="um",
         ge=0,
     )
     split_um: float = param(
-        1.2, "blur of the intensity that helps to split", unit="um", ge=0, le=20
+        1.2, "classical: blur of the intensity that helps to split", unit="um", ge=0, le=20
     )
     intensity_weight: float = param(
-        0.25, "of intensity against distance when touching nuclei are split", ge=0, le=1
+        0.25, "classical: of intensity against distance when touching nuclei are split", ge=0, le=1
     )
     edge_fraction: float = param(
-        0.45, "a nucleus ends at this fraction of its own peak", ge=0, lt=1
+        0.45, "classical: a nucleus ends at this fraction of its own peak", ge=0, lt=1
     )
     min_nucleus_um2: float = param(10.0, "smaller nuclei are dropped", unit="um2", ge=0)
     max_nucleus_um2: float = param(400.0, "larger nuclei are dropped", unit="um2", gt=0)
     min_nucleus_counts: float = param(
-        2.0, "nuclei with a lower mean are dropped: noise", unit="counts", ge=0
+        2.0, "classical: nuclei with a lower mean are dropped: noise", unit="counts", ge=0
     )
     min_relative_brightness: float = param(
         0.5,
-        "nuclei fainter than this share of a typical one are dropped as haze; 0.25 without haze",
+        "classical: nuclei fainter than this share of a typical one are dropped as haze; 0.25 without",
         ge=0,
         lt=1,
     )
@@ -60,7 +81,7 @@ class SegmentParameters(Parameters):
     )
     max_cell_growth_um: float = param(
         5.0,
-        "from the nucleus to the border of a cell, with membrane channels",
+        "classical: from the nucleus to the border of a cell, with membrane channels",
         unit="um",
         gt=0,
         le=100,

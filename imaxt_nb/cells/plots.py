@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['NUCLEUS_COLOUR', 'CELL_COLOUR', 'composite', 'outlines', 'plot_regions', 'densest_window', 'plot_closeup',
-           'largest_region', 'plot_areas', 'plot_hot_pixels']
+           'plot_maps', 'largest_region', 'plot_areas', 'plot_hot_pixels']
 
 # %% ../../nbs/08_cells/08_plots.ipynb #942a0d7a
 NUCLEUS_COLOUR, CELL_COLOUR = (0.25, 0.95, 1.0), (1.0, 0.75, 0.2)
@@ -168,6 +168,29 @@ def plot_closeup(
         ax.set_title(f"{result.name}: {title}", fontsize=8)
         ax.set_axis_off()
     fig.tight_layout()
+    return fig
+
+# %% ../../nbs/08_cells/08_plots.ipynb #1ce3ca33
+def plot_maps(sample: Any, result: RegionResult, *, size_um: float = 120.0) -> Figure:
+    """Probabilities of background, nucleus and cytoplasm in the densest part; in words when there are none."""
+    import matplotlib.pyplot as plt
+
+    fig, axes = plt.subplots(1, 3, figsize=(9, 3.2))
+    name, window = f"maps_{result.name}", densest_window(result, size_um)
+    there = name in sample.images()
+    titles = ("background", "nucleus", "cytoplasm")
+    for c, (ax, title) in enumerate(zip(axes, titles, strict=True)):
+        ax.set_axis_off()
+        ax.set_title(f"{result.name}: {title}", fontsize=8)
+        if not there:
+            ax.text(0.5, 0.5, "this method has no probabilities", ha="center", fontsize=8)
+            continue
+        plane = np.asarray(sample.image(name).data[c, *window])
+        drawn = ax.imshow(plane / 255, vmin=0, vmax=1, cmap="magma")
+        ax.set_aspect(result.pixel_um[0] / result.pixel_um[1])
+        _scale_bar(ax, plane.shape, result.pixel_um)
+    if there:
+        fig.colorbar(drawn, ax=list(axes), fraction=0.015, label="probability")
     return fig
 
 # %% ../../nbs/08_cells/08_plots.ipynb #a3e74449

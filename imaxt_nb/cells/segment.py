@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .map_network import probability_maps
+from .map_watershed import cells_from_maps, nuclei_from_maps, pixel_confidence
 from .measure import Measurements, measure
 from .parameters import SegmentParameters
 from .preprocess import remove_hot_pixels
@@ -22,22 +24,31 @@ from ..core.progress import track
 from ..sample.channels import Channel, find_channel
 
 # %% auto #0
-__all__ = ['Plane', 'Labels', 'Method', 'METHODS', 'classical', 'Segmented', 'segment_region', 'RawRegionLike', 'segment_sample']
+__all__ = ['Plane', 'Labels', 'Method', 'METHODS', 'Found', 'classical', 'network', 'Segmented', 'segment_region',
+           'RawRegionLike', 'segment_sample']
 
 # %% ../../nbs/08_cells/07_segment.ipynb #07ae9b6a
 Plane = NDArray[np.float32]
 Labels = NDArray[np.integer[Any]]
-Method = Callable[
-    [Plane, list[Plane], tuple[float, float], SegmentParameters], tuple[Labels, Labels]
-]
 
 
+class Found(NamedTuple):
+    """Labels (y, x), and probabilities uint8 (3, y, x) of background, nucleus and cytoplasm, 255 = 1."""
+
+    nuclei: Labels
+    cells: Labels
+    maps: NDArray[np.uint8] | None = None
+
+
+Method = Callable[[Plane, list[Plane], tuple[float, float], SegmentParameters], Found]
+
+# %% ../../nbs/08_cells/07_segment.ipynb #3da0f7cd
 def classical(
     nuclear: Plane,
     membranes: list[Plane],
     pixel_um: tuple[float, float],
     parameters: SegmentParameters,
-) -> tuple[Labels, Labels]:
+) -> Found:
     """Nuclei and cells by watershed (paper 4.4.3): see `cells.watershed`."""
     p = parameters
     nuclei = segment_nuclei(
@@ -52,20 +63,45 @@ def classical(
         nuclei, nuclear, membranes, pixel_um,
         sigma_um=p.sigma_um, expansion_um=p.expansion_um, max_growth_um=p.max_cell_growth_um,
     )  # fmt: skip
-    return nuclei, cells
+    return Found(nuclei, cells)
+
+# %% ../../nbs/08_cells/07_segment.ipynb #a5a7e44c
+def network(
+    nuclear: Plane,
+    membranes: list[Plane],
+    pixel_um: tuple[float, float],
+    parameters: SegmentParameters,
+) -> Found:
+    """Nuclei and cells from probability maps (paper 4.4.2, 4.4.3): see `cells.map_network`."""
+    p = parameters
+    maps = probability_maps(nuclear, membranes, pixel_um, p.model)
+    nuclei = nuclei_from_maps(
+        maps, pixel_um,
+        threshold=p.nucleus_threshold, seed_sigma_um=p.seed_sigma_um,
+        seed_distance_um=p.seed_distance_um, min_area_um2=p.min_nucleus_um2,
+        max_area_um2=p.max_nucleus_um2, min_confidence=p.min_confidence,
+    )  # fmt: skip
+    if membranes:
+        cells = cells_from_maps(
+            nuclei, maps, pixel_um, threshold=p.cell_threshold, max_growth_um=p.reach_um
+        )
+    else:
+        cells = grow_cells(nuclei, nuclear, [], pixel_um, expansion_um=p.expansion_um)
+    return Found(nuclei, cells, np.round(maps.classes * 255).astype(np.uint8))
 
 
-METHODS: dict[str, Method] = {"classical": classical}
+METHODS: dict[str, Method] = {"network": network, "classical": classical}
 
 # %% ../../nbs/08_cells/07_segment.ipynb #3f5ad73f
 @dataclass(frozen=True)
 class Segmented:
-    """A segmented region: counts without hot pixels, float32 (c, y, x), and labels (y, x)."""
+    """A segmented region: counts without hot pixels, float32 (c, y, x), labels (y, x), maps as in `Found`."""
 
     data: NDArray[np.float32]
     nuclei: Labels
     cells: Labels
     measurements: Measurements
+    maps: NDArray[np.uint8] | None = None
 
 
 def segment_region(
@@ -86,8 +122,17 @@ def segment_region(
     membranes = [find_channel(channels, name) for name in parameters.membrane_channels]
     clean, _ = remove_hot_pixels(data, parameters.hot_pixel_threshold)
     method = METHODS[parameters.method]
-    nuclei, cells = method(clean[nuclear], [clean[m] for m in membranes], pixel_um, parameters)
-    return Segmented(clean, nuclei, cells, measure(clean, nuclei, cells, pixel_um))
+    found = method(clean[nuclear], [clean[m] for m in membranes], pixel_um, parameters)
+    nuclei, cells, maps = Found(*found)
+    return Segmented(clean, nuclei, cells, _measure(clean, nuclei, cells, maps, pixel_um), maps)
+
+
+def _measure(
+    data: Any, nuclei: Labels, cells: Labels, maps: Any, pixel_um: tuple[float, float]
+) -> Measurements:
+    """The measurements, with the confidence that the maps give."""
+    sure = None if maps is None else pixel_confidence(maps, nuclei, cells)
+    return measure(data, nuclei, cells, pixel_um, sure)
 
 # %% ../../nbs/08_cells/07_segment.ipynb #bb494d4b
 class RawRegionLike(Protocol):
@@ -143,10 +188,12 @@ def _segment_one(
     raw = np.asarray(region.data)
     if (image := _stored(sample, region, key)) is not None:
         nuclei, cells = (np.asarray(image.labels(n)) for n in ("nuclei", "cells"))
-        data = np.asarray(image.data)
-        measurements = measure(data, nuclei, cells, region.pixel_um)
+        data, name = np.asarray(image.data), f"maps_{region.name}"
+        maps = np.asarray(sample.image(name).data) if name in sample.images() else None
+        measurements = _measure(data, nuclei, cells, maps, region.pixel_um)
         return _result(region, raw, data, measurements, parameters, reused=True)
     done = segment_region(raw, region.channels, region.pixel_um, parameters)
+    _write_maps(sample, region, done.maps, key)
     sample.write_image(
         f"imc_{region.name}",
         done.data,
@@ -159,6 +206,23 @@ def _segment_one(
     return _result(region, raw, done.data, done.measurements, parameters, reused=False)
 
 # %% ../../nbs/08_cells/07_segment.ipynb #85c78c5e
+def _write_maps(
+    sample: Any, region: RawRegionLike, maps: NDArray[np.uint8] | None, key: str
+) -> None:
+    """The probability maps as an image, or none: those of an earlier run with a network are moved aside."""
+    if maps is None:
+        sample.withdraw_image(f"maps_{region.name}")
+        return
+    sample.write_image(
+        f"maps_{region.name}",
+        maps,
+        pixel_um=region.pixel_um,
+        channels=[Channel(name) for name in ("background", "nucleus", "cytoplasm")],
+        attrs={"imaxt": {"key": key}},
+        frame=region.frame if region.frame in sample.frames else None,
+    )
+
+# %% ../../nbs/08_cells/07_segment.ipynb #6d1e0194
 def segment_sample(
     sample: Any,
     regions: Iterable[RawRegionLike],
@@ -198,10 +262,11 @@ def segment_sample(
     _refuse_nothing(results, parameters)
     for result in results.values():
         if result.measurements is None and sample.withdraw_image(result.image):
+            sample.withdraw_image(f"maps_{result.name}")
             warn(f"region {result.name}: the image of an earlier run was moved to superseded/")
     return results
 
-# %% ../../nbs/08_cells/07_segment.ipynb #6d1e0194
+# %% ../../nbs/08_cells/07_segment.ipynb #c8e498c9
 def _refuse_nothing(results: Mapping[str, RegionResult], parameters: SegmentParameters) -> None:
     """Raise `BadInput` when there is not one cell."""
     if any(r.n_cells for r in results.values()):
@@ -215,5 +280,7 @@ def _refuse_nothing(results: Mapping[str, RegionResult], parameters: SegmentPara
         f"no nuclei in any of {len(seen)} regions",
         field=f"nuclear_channel {parameters.nuclear_channel}",
         found=f"counts from {low:g} to {high:g}",
-        expected=f"nuclei with a mean of {parameters.min_nucleus_counts:g} counts or more",
+        expected={
+            "classical": f"nuclei with a mean of {parameters.min_nucleus_counts:g} counts or more"
+        }.get(parameters.method, f"nuclei that {parameters.method} recognises"),
     )
