@@ -47,6 +47,7 @@ class TemplateMetadata(BaseModel):
     parameters: str | None = None
     scope: Literal["sample", "study"] = "sample"
     inputs: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()  # inputs that count where they are there
     outputs: tuple[str, ...] = ()
     resources: Resources = Resources()
 
