@@ -100,7 +100,7 @@ def reason_to_run(prepared: Prepared, settings: Settings) -> str:
 class Row:
     """A checked request with the patterns that it reads and writes, from the data root.
 
-    `problem` says why it cannot run now: its sample or an input is not there. `optional`: what it reads if it is there.
+    `problem` says why it cannot run now: its sample or an input is not there.
     """
 
     request: Request
@@ -108,7 +108,6 @@ class Row:
     reads: tuple[str, ...]
     writes: tuple[str, ...]
     problem: BadInput | None = None
-    optional: tuple[str, ...] = ()
 
     def needs(self, earlier: Row) -> bool:
         """Does this row read what the earlier one writes?"""
@@ -118,9 +117,8 @@ class Row:
         """Must this row wait until the earlier one is over?"""
         return (
             self.needs(earlier)
-            or _meet(self.optional, earlier.writes)
             or _meet(self.writes, earlier.writes)
-            or _meet(self.writes, (*earlier.reads, *earlier.optional))
+            or _meet(self.writes, earlier.reads)
         )
 
 
@@ -135,12 +133,9 @@ def make_row(request: Request, templates: Mapping[str, Template], settings: Sett
     template = templates[request.template]
     values = parameters_in_force(template, request).public
     prefix = "" if template.metadata.scope == "study" else f"{request.subject}/"
-    about = template.metadata
-    reads, writes, maybe = (
-        tuple(f"{prefix}{p}" for p in expand(patterns, values))
-        for patterns in (about.inputs, about.outputs, about.optional)
-    )
-    return Row(request, template, reads, writes, optional=maybe)
+    reads = [f"{prefix}{p}" for p in expand(template.metadata.inputs, values)]
+    writes = [f"{prefix}{p}" for p in expand(template.metadata.outputs, values)]
+    return Row(request, template, tuple(reads), tuple(writes))
 
 # %% ../../nbs/12_archive/29_plan.ipynb #091bb0b8
 def _missing_input(row: Row, earlier: Sequence[Row], settings: Settings) -> BadInput | None:

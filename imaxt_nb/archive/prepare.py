@@ -140,7 +140,7 @@ def find_inputs(
     parameters: Mapping[str, Any],
     known: Known,
 ) -> list[FileInfo]:
-    """The inputs with their digests; `BadInput` when a pattern that isn't optional matches nothing."""
+    """The inputs with their digests; `BadInput` when a pattern matches nothing."""
     _check_subject(template, subject, settings)
     base = data_folder(template, subject, settings)
     found: dict[str, None] = {}
@@ -148,8 +148,6 @@ def find_inputs(
         if not (paths := find_products(base, pattern)):
             raise _missing(template, pattern, base, settings)
         found |= dict.fromkeys(paths)
-    for pattern in expand(template.metadata.optional, parameters):
-        found |= dict.fromkeys(find_products(base, pattern))
     return [describe(base, p, known) for p in found]
 
 # %% ../../nbs/12_archive/06_prepare.ipynb #4599b1ae

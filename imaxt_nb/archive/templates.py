@@ -47,7 +47,6 @@ class TemplateMetadata(BaseModel):
     parameters: str | None = None
     scope: Literal["sample", "study"] = "sample"
     inputs: tuple[str, ...] = ()
-    optional: tuple[str, ...] = ()  # inputs that count where they are there
     outputs: tuple[str, ...] = ()
     resources: Resources = Resources()
 
