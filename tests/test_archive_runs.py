@@ -263,3 +263,38 @@ def test_a_sample_that_is_not_there_stops_no_other_row(site: Site) -> None:
     ]
     assert "there is no sample 'nobody'" in (record_of(found[0]).reason or "")
     assert exit_code(found) == 1
+
+
+MOSAIC = """
+from pathlib import Path
+
+file = Path(run.data_root, run.sample, "flat.txt")
+if flat == "measure":
+    _ = file.write_text("1.0")
+_ = Path(run.data_root, run.sample, "mosaic.txt").write_text(flat)
+"""
+
+
+def test_optional_products_count_when_the_parameters_say_so(site: Site) -> None:
+    products = {"pattern": "fl*.txt"}
+    site.template(
+        "stpt/mosaic", MOSAIC, parameters='flat: str = "measure"', outputs=["mosaic.txt"],
+        optional_inputs=[products | {"when": {"flat": "keep"}}],
+        optional_outputs=[products | {"when": {"flat": "measure"}}],
+    )  # fmt: skip
+    site.sample("opt")
+
+    def run(flat: str) -> Outcome:
+        return run_batch([Request("stpt/mosaic", "opt", {"flat": flat})], 1, site.settings)[0]
+
+    def paths(outcome: Outcome) -> tuple[list[str], list[str]]:
+        record = record_of(outcome)
+        return [f.path for f in record.inputs], [f.path for f in record.outputs]
+
+    assert paths(run("none")) == ([], ["mosaic.txt"])
+    assert paths(run("measure")) == ([], ["mosaic.txt", "flat.txt"])
+    assert run("measure").action == "reused", "its own product does not change its key"
+    assert paths(run("keep")) == (["flat.txt"], ["mosaic.txt"])
+    (site.data / "opt/flat.txt").write_text("2.0")
+    [row] = plan([Request("stpt/mosaic", "opt", {"flat": "keep"})], site.settings)
+    assert "input flat.txt changed" in str(row)

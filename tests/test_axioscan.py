@@ -144,3 +144,8 @@ def test_the_commands(stpt: Path, site: Path) -> None:
     imaxt("simulate", "slides", str(site / "box"), "--from", str(stpt), *told, site=site)
     done = imaxt("convert", "axioscan", str(site / "box" / "axioscan"), "--sample", "S", site=site)
     assert "slide001" in str(done) or (site / "data" / "S" / "raw" / "axioscan.zarr").is_dir()
+    run = ["run", "axioscan/mosaic", "--sample", "S", "-p", "flat=none"]
+    imaxt(*run, site=site)
+    assert not (site / "data" / "S" / "calibration").exists(), "no flat field was asked for"
+    assert "axioscan_slide001" in Sample.open("S", str(site / "data")).images()
+    assert "done before" in imaxt(*run, site=site)

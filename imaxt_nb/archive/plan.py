@@ -98,7 +98,7 @@ def reason_to_run(prepared: Prepared, settings: Settings) -> str:
 # %% ../../nbs/12_archive/29_plan.ipynb #93430921
 @dataclass(frozen=True)
 class Row:
-    """A checked request with the patterns that it reads and writes, from the data root.
+    """A checked request with the patterns that it reads, may read and writes, from the data root.
 
     `problem` says why it cannot run now: its sample or an input is not there.
     """
@@ -107,18 +107,19 @@ class Row:
     template: Template
     reads: tuple[str, ...]
     writes: tuple[str, ...]
+    optional: tuple[str, ...] = ()
     problem: BadInput | None = None
 
     def needs(self, earlier: Row) -> bool:
         """Does this row read what the earlier one writes?"""
-        return _meet(self.reads, earlier.writes)
+        return _meet(self.reads + self.optional, earlier.writes)
 
     def follows(self, earlier: Row) -> bool:
         """Must this row wait until the earlier one is over?"""
         return (
             self.needs(earlier)
             or _meet(self.writes, earlier.writes)
-            or _meet(self.writes, earlier.reads)
+            or _meet(self.writes, earlier.reads + earlier.optional)
         )
 
 
@@ -133,9 +134,12 @@ def make_row(request: Request, templates: Mapping[str, Template], settings: Sett
     template = templates[request.template]
     values = parameters_in_force(template, request).public
     prefix = "" if template.metadata.scope == "study" else f"{request.subject}/"
-    reads = [f"{prefix}{p}" for p in expand(template.metadata.inputs, values)]
-    writes = [f"{prefix}{p}" for p in expand(template.metadata.outputs, values)]
-    return Row(request, template, tuple(reads), tuple(writes))
+    m = template.metadata
+    reads, writes, optional = (
+        tuple(f"{prefix}{p}" for p in expand(patterns, values))
+        for patterns in (m.inputs, [*m.outputs, *m.may_write(values)], m.may_read(values))
+    )
+    return Row(request, template, reads, writes, optional)
 
 # %% ../../nbs/12_archive/29_plan.ipynb #091bb0b8
 def _missing_input(row: Row, earlier: Sequence[Row], settings: Settings) -> BadInput | None:

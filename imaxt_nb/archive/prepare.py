@@ -110,7 +110,8 @@ def _missing(template: Template, pattern: str, base: str, settings: Settings) ->
     writers = []
     for name, other in find_templates(settings.templates).items():
         try:
-            outputs = other.metadata.outputs
+            m = other.metadata
+            outputs = [*m.outputs, *(o.pattern for o in m.optional_outputs)]
         except ImaxtError:
             continue
         if any(overlap(pattern, o) for o in outputs):
@@ -140,7 +141,7 @@ def find_inputs(
     parameters: Mapping[str, Any],
     known: Known,
 ) -> list[FileInfo]:
-    """The inputs with their digests; `BadInput` when a pattern matches nothing."""
+    """The inputs with their digests; `BadInput` when a pattern that is not optional matches nothing."""
     _check_subject(template, subject, settings)
     base = data_folder(template, subject, settings)
     found: dict[str, None] = {}
@@ -148,6 +149,8 @@ def find_inputs(
         if not (paths := find_products(base, pattern)):
             raise _missing(template, pattern, base, settings)
         found |= dict.fromkeys(paths)
+    for pattern in expand(template.metadata.may_read(parameters), parameters):
+        found |= dict.fromkeys(find_products(base, pattern))
     return [describe(base, p, known) for p in found]
 
 # %% ../../nbs/12_archive/06_prepare.ipynb #4599b1ae

@@ -154,10 +154,13 @@ def take_inventory(prepared: Prepared, record: Record, settings: Settings) -> st
     base = data_folder(prepared.template, record.subject, settings)
     known = load_known(settings.runs_root, record.subject)
     found: dict[str, FileInfo] = {}
-    for pattern in expand(prepared.template.metadata.outputs, prepared.parameters.public):
+    meta = prepared.template.metadata
+    for pattern in expand(meta.outputs, prepared.parameters.public):
         if not (paths := find_products(base, pattern)):
             return pattern
         found |= {p: describe(base, p, known) for p in paths}
+    for pattern in expand(meta.may_write(prepared.parameters.public), prepared.parameters.public):
+        found |= {p: describe(base, p, known) for p in find_products(base, pattern)}
     record.outputs = list(found.values())
     save_known(settings.runs_root, record.subject, known)
     return None

@@ -36,6 +36,19 @@ class Resources(BaseModel):
     memory_gb: float | None = Field(default=None, gt=0)
 
 
+class OptionalProducts(BaseModel):
+    """Products that a step may read or write, when its parameters have these values."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pattern: str
+    when: dict[str, Any] = Field(default_factory=dict)
+
+    def counts(self, parameters: Mapping[str, Any]) -> bool:
+        """Have the parameters the values of `when`?"""
+        return all(parameters.get(name) == value for name, value in self.when.items())
+
+
 class TemplateMetadata(BaseModel):
     """The `imaxt` part of the notebook's metadata."""
 
@@ -48,7 +61,17 @@ class TemplateMetadata(BaseModel):
     scope: Literal["sample", "study"] = "sample"
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    optional_inputs: tuple[OptionalProducts, ...] = ()
+    optional_outputs: tuple[OptionalProducts, ...] = ()
     resources: Resources = Resources()
+
+    def may_read(self, parameters: Mapping[str, Any]) -> list[str]:
+        """Patterns of the optional inputs that count with these parameters."""
+        return [o.pattern for o in self.optional_inputs if o.counts(parameters)]
+
+    def may_write(self, parameters: Mapping[str, Any]) -> list[str]:
+        """Patterns of the optional outputs that count with these parameters."""
+        return [o.pattern for o in self.optional_outputs if o.counts(parameters)]
 
 # %% ../../nbs/12_archive/01_templates.ipynb #f13c278a
 @dataclass(frozen=True)
