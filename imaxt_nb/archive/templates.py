@@ -23,8 +23,8 @@ from ..core.identifiers import check_name
 from ..core.parameters import Parameters, validate
 
 # %% auto #0
-__all__ = ['Resources', 'TemplateMetadata', 'Assignment', 'read_literals', 'infer_model', 'Template', 'find_templates',
-           'get_template']
+__all__ = ['Resources', 'OptionalProducts', 'TemplateMetadata', 'Assignment', 'read_literals', 'infer_model', 'Template',
+           'find_templates', 'get_template']
 
 # %% ../../nbs/12_archive/01_templates.ipynb #43afd9c3
 class Resources(BaseModel):
