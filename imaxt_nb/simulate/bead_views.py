@@ -5,7 +5,9 @@
 # %% ../../nbs/03_simulate/40_bead_views.ipynb #1d378cdc
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +20,7 @@ from .slab import CHANNELS, PixelPlaces, maps
 
 # %% auto #0
 __all__ = ['MODALITIES', 'VIEW_PIXEL_UM', 'MEAN_RADIUS_UM', 'IMC_COUNTS', 'TABLES', 'LEAST_RADIUS_PX', 'LEAST_SIGNAL', 'BeadView',
-           'disc_radius', 'bead_view', 'paint_view']
+           'disc_radius', 'bead_view', 'paint_view', 'simulated_views']
 
 # %% ../../nbs/03_simulate/40_bead_views.ipynb #2766f19a
 MODALITIES = ("stpt", "axioscan", "imc")
@@ -204,3 +206,22 @@ def paint_view(
         _seen(shape, draw), np.maximum(image, 0) * np.float32(np.exp(draw.normal(0, 2))), np.nan
     )
     return image.astype(np.float32), _sure(view.discs, bead, rest, mean_of)
+
+# %% ../../nbs/03_simulate/40_bead_views.ipynb #2679be10
+def simulated_views(
+    seed: int, side_px: int = 320
+) -> Callable[
+    [int, np.random.Generator], tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_]]
+]:
+    """From a number and a generator to (image, discs, sure): `bead_view`, made once, and `paint_view`, made anew."""
+    known: dict[int, BeadView] = {}
+
+    def view(k: int, draw: np.random.Generator) -> Any:
+        if k not in known:
+            made = bead_view(k, seed, side_px)
+            known[k] = replace(made, amounts=made.amounts.astype(np.float16))
+        kept = replace(known[k], amounts=known[k].amounts.astype(np.float32))
+        image, sure = paint_view(kept, draw)
+        return image, kept.discs, sure
+
+    return view
