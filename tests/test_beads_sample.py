@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from imaxt_nb.archive.prepare import Request, prepare
 from imaxt_nb.beads import sample as steps
 from imaxt_nb.beads.align_sample import AlignParameters, find_shifts
 from imaxt_nb.beads.camera import estimate_camera
@@ -16,7 +17,7 @@ from imaxt_nb.beads.catalogue import fit_plane
 from imaxt_nb.beads.detect import find_candidates
 from imaxt_nb.beads.model import Optics, profile
 from imaxt_nb.beads.sample import BeadParameters, bead_metrics, detect_sample
-from imaxt_nb.beads.tile_errors import total_errors
+from imaxt_nb.beads.tile_errors import tile_groups
 from imaxt_nb.beads.volume import write_volume
 from imaxt_nb.core.compute import rng
 from imaxt_nb.core.errors import BadInput
@@ -218,4 +219,22 @@ def test_beads_of_one_tile_share_its_error() -> None:
             "y_tile_err_um": 0.0,
         }
     )
-    assert np.allclose(total_errors(table)[:, 0] ** 2, [0.19, 0.19, 0.1])
+    number, error = tile_groups(table)
+    assert number[0] == number[1] != number[2] and (number >= 0).all()
+    assert np.allclose(error, [[0.3, 0.0]] * 3)
+
+
+@pytest.mark.parametrize("step", ["stpt/beads", "stpt/align"])
+def test_a_cube_without_confidence_is_accepted_and_one_that_appears_counts(
+    site: Path, step: str
+) -> None:
+    sample = make(site / "data", [section(z) for z in (0.0, 15.0)])
+    sample.write_table("beads", pd.DataFrame({"x_um": [0.0]}))
+    request = Request(step, "S", {})
+    without = prepare(request)
+    assert "images/stpt.ome.zarr" in [f.path for f in without.inputs]
+    seen = np.ones((2, SIDE, SIDE), np.uint8)
+    sample.write_image("stpt_confidence", seen, axes="zyx", pixel_um=(STEP, 1, 1))
+    both = prepare(request)
+    assert "images/stpt_confidence.ome.zarr" in [f.path for f in both.inputs]
+    assert both.key != without.key

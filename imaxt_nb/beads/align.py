@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['CAUCHY', 'ROUNDS', 'FEWEST', 'Alignment', 'align_sections']
+__all__ = ['CAUCHY', 'ROUNDS', 'FEWEST', 'Alignment', 'Detections', 'align_sections']
 
 # %% ../../nbs/06_beads/21_align.ipynb #37ff7b9b
 def _normal(
@@ -90,60 +90,121 @@ class Alignment:
         return p - np.einsum("nij,nj->ni", self.gradient[at], p - self.centre)
 
 # %% ../../nbs/06_beads/21_align.ipynb #08738f0e
-def _solve_axis(
-    index: NDArray[Any],
-    bead: NDArray[Any],
-    basis: NDArray[Any],
-    x: NDArray[Any],
-    err: NDArray[Any],
-    z: NDArray[Any],
-) -> tuple[NDArray[Any], NDArray[Any], float]:
+def _beyond(residual: NDArray[Any], known: NDArray[Any], raised: float = 1.0) -> float:
+    """Variance that is to be added to the `known` variances so that residuals, `raised` by what the fit took, have the width that they should."""
+    if len(residual) < 3:
+        return 0.0
+
+    def width(extra: float) -> float:
+        return raised * 1.4826 * float(np.median(np.abs(residual) / np.sqrt(known + extra + 1e-9)))
+
+    low, high = 0.0, (4 * raised * float(np.abs(residual).max())) ** 2 + 1e-6
+    if width(0.0) <= 1:
+        return 0.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if width(middle) > 1 else (low, middle)
+    return high
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Detections (n,) of one axis in tracks: section's index, bead, basis (n, k), place, error, group that they share an error with, that error; um."""
+
+    index: NDArray[np.int64]
+    bead: NDArray[np.int64]
+    basis: NDArray[np.float64]
+    x: NDArray[np.float64]
+    err: NDArray[np.float64]
+    group: NDArray[np.int64]
+    group_err: NDArray[np.float64]
+    quarter: NDArray[np.int64]  # of the area, 0 to 3
+
+    def scatter(self, residual: NDArray[Any], sections: int) -> tuple[float, float]:
+        """Variances within groups and between them beyond the errors; `residual` (n,) is raised already for the bead's own place."""
+        n = np.bincount(self.group)
+        mean = np.bincount(self.group, residual) / n
+        many = n[self.group] > 1
+        apart = (residual - mean[self.group]) * np.sqrt(n / np.maximum(n - 1, 1))[self.group]
+        within = _beyond(apart[many], self.err[many] ** 2)
+        own = np.bincount(self.group, self.err**2 + within) / n**2
+        common = np.bincount(self.group, self.group_err**2) / n
+        unknowns = sections * self.basis.shape[1]
+        raised = min(2.0, np.sqrt(len(n) / max(len(n) - unknowns, 1)))
+        return within, _beyond(mean, own + common, raised)
+
+# %% ../../nbs/06_beads/21_align.ipynb #d3cca0b1
+def _steps(theta: NDArray[Any], cov: NDArray[Any], z: NDArray[Any]) -> NDArray[np.float64]:
+    """Step (k,) of the walk: as wide as the steps that were found, and what isn't known of them; medians, so that sections without beads don't count."""
+    n, k = theta.shape
+    rate = np.abs(np.diff(theta, axis=0)) / np.sqrt(np.diff(z))[:, None]
+    block = cov.reshape(n, k, n, k)
+    s, unsure = np.arange(n - 1), np.empty((n - 1, k))
+    for j in range(k):
+        c = block[:, j, :, j]
+        unsure[:, j] = (c[s, s] + c[s + 1, s + 1] - 2 * c[s, s + 1]) / np.diff(z)
+    found = (1.4826 * np.median(rate, axis=0)) ** 2 + np.median(unsure, axis=0)
+    return np.maximum(np.sqrt(np.maximum(found, 0)), 1e-3)
+
+# %% ../../nbs/06_beads/21_align.ipynb #f22653a3
+def _solve_axis(d: Detections, z: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], float]:
     """(parameters (s, k), covariance, scatter) of one axis, robust."""
-    n, k = len(z), basis.shape[1]
-    weight, scatter, step = (
-        np.ones(len(x)),
-        0.0,
-        np.full(k, 10.0 / np.sqrt(max(np.median(np.diff(z)), 1e-6)) if n > 1 else 1.0),
-    )
-    theta, cov = np.zeros((n, k)), np.eye(n * k)
+    n, k = len(z), d.basis.shape[1]
+    weight, within, between = np.ones(len(d.x)), 0.0, 0.0
+    step = np.full(k, 10.0 / np.sqrt(max(np.median(np.diff(z)), 1e-6)) if n > 1 else 1.0)
+    theta, cov, crowd = np.zeros((n, k)), np.eye(n * k), np.bincount(d.group)[d.group]
     gauge = np.kron(np.ones((n, n)) / n, np.eye(k))
     for _ in range(ROUNDS):
-        w = weight / (err**2 + scatter**2 + 1e-6)
-        matrix, right = _normal(index, bead, basis, w, x, n)
+        own, common = d.err**2 + within, d.group_err**2 + between
+        w = weight / (own + crowd * common + 1e-6)
+        matrix, right = _normal(d.index, d.bead, d.basis, w, d.x, n)
         prior = _walk(z, step, n, k)
         matrix = matrix + prior + gauge * np.trace(matrix + prior) / (n * k) / n
         cov = np.linalg.inv(matrix)
         new = (cov @ right).reshape(n, k)
-        place = x - (basis * new[index]).sum(1)
-        total = np.bincount(bead, w)
-        residual = place - (np.bincount(bead, w * place) / np.maximum(total, 1e-30))[bead]
-        share = 1 - w / np.maximum(total[bead], 1e-30)  # a bead's mean follows its detections
-        sigma = 1.4826 * np.median(np.abs(residual) / np.sqrt(np.maximum(share, 0.05)))
-        scatter = float(np.sqrt(max(sigma**2 - np.median(err**2), 0)))
-        spread = np.sqrt((err**2 + scatter**2) * np.maximum(share, 0.05) + 1e-6)
+        place = d.x - (d.basis * new[d.index]).sum(1)
+        total = np.maximum(np.bincount(d.bead, w), 1e-30)
+        residual = place - (np.bincount(d.bead, w * place) / total)[d.bead]
+        share = np.maximum(1 - w / total[d.bead], 0.05)  # a bead's mean follows its detections
+        within, between = d.scatter(residual / np.sqrt(share), n)
+        spread = np.sqrt((d.err**2 + within + d.group_err**2 + between) * share + 1e-6)
         weight = 1 / (1 + (residual / spread / CAUCHY) ** 2)
+        crowd = np.maximum(np.bincount(d.group, weight), 1)[d.group]
         if n > 2:
-            # steps where there are beads to learn from
-            rate = np.abs(np.diff(new, axis=0)) / np.sqrt(np.diff(z))[:, None]
-            step = np.maximum(1.4826 * np.median(rate, axis=0), 1e-3)
+            step = _steps(new, cov, z)
         done = np.abs(new - theta).max() < 1e-4
         theta = new
         if done:
             break
-    return theta, cov, scatter
+    return theta, cov * _disagreement(d, residual, w, share), float(np.sqrt(within + between))
 
-# %% ../../nbs/06_beads/21_align.ipynb #d3cca0b1
+# %% ../../nbs/06_beads/21_align.ipynb #69d7d3d0
+def _disagreement(
+    d: Detections, residual: NDArray[Any], w: NDArray[Any], share: NDArray[Any]
+) -> float:
+    """chi^2 a degree of freedom of the quarters' mean residuals over all sections, at least 1."""
+    key = d.index * 4 + d.quarter
+    total, mean, free = (np.bincount(key, v) for v in (w, w * residual, w * share))
+    there = total > 0
+    chi2 = float((mean[there] ** 2 / total[there]).sum())
+    freedom = float((free[there] / total[there]).sum()) - d.basis.shape[1] * len(np.unique(d.index))
+    return max(1.0, chi2 / freedom) if freedom > 3 else 1.0
+
+# %% ../../nbs/06_beads/21_align.ipynb #629efbe3
 def align_sections(
     table: pd.DataFrame,
     track: NDArray[Any],
     z_um: dict[int, float] | None = None,
     *,
     parameters: int = 2,
+    group: NDArray[Any] | None = None,
+    group_err: NDArray[Any] | None = None,
 ) -> Alignment:
     """Shifts (`parameters` 2) or shifts and gradients (6) of all sections from tracks.
 
     `table`: section, z_um, x_um, y_um and, if known, x_um_err, y_um_err; `track` (n,), -1 for none. `z_um`: of all sections, those without any
-    detection included. Raises `BadInput` without any track.
+    detection included. `group` (n,): numbers of what is misplaced together (a section's tile), -1 for none; `group_err` (n, 2): by how much, if known.
+    Raises `BadInput` without any track.
     """
     if parameters not in (2, 6):
         raise BadInput(
@@ -168,12 +229,23 @@ def align_sections(
     err = np.where(np.isfinite(err), err, np.nanmedian(err) if np.isfinite(err).any() else 0.0)
     centre = at.mean(0)
     size = max(float(np.ptp(at, axis=0).max()) / 2, 1.0)
-    basis = (
-        np.ones((len(at), 1))
-        if parameters == 2
-        else np.column_stack([np.ones(len(at)), (at - centre) / size])
+    away = (at - centre) / size
+    basis = np.ones((len(at), 1)) if parameters == 2 else np.column_stack([np.ones(len(at)), away])
+    names_of = np.full(len(table), -1) if group is None else np.asarray(group)
+    alone = -2 - np.arange(len(table))
+    together = np.unique(np.where(names_of < 0, alone, names_of)[used], return_inverse=True)[1]
+    common = (
+        np.zeros_like(at)
+        if group_err is None
+        else np.nan_to_num(np.asarray(group_err, float)[used])
     )
-    solved = [_solve_axis(index, bead, basis, at[:, a], err[:, a], z) for a in (0, 1)]
+    quarter = (away[:, 0] > 0) * 2 + (away[:, 1] > 0)
+    solved = [
+        _solve_axis(
+            Detections(index, bead, basis, at[:, a], err[:, a], together, common[:, a], quarter), z
+        )
+        for a in (0, 1)
+    ]
     return _alignment(section, z, index, solved, centre, size, basis.shape[1])
 
 # %% ../../nbs/06_beads/21_align.ipynb #94049f28

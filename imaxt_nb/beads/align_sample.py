@@ -13,7 +13,7 @@ import numpy as np
 
 from .align import Alignment, align_sections
 from .sample import planes_of
-from .tile_errors import total_errors
+from .tile_errors import tile_groups
 from ..core.errors import BadInput
 from ..core.parameters import Parameters, param
 from ..sample.images import Image
@@ -111,9 +111,10 @@ def find_shifts(sample: Sample, p: AlignParameters, warn: Callable[[str], None] 
         n: float(np.mean([r["z_um"] for r in planes if r["section"] == n]))
         for n in {r["section"] for r in planes}
     }
-    weighed = beads.copy()
-    weighed[["x_um_err", "y_um_err"]] = total_errors(beads)
-    alignment = align_sections(weighed, beads.track_id.to_numpy(), depth)
+    tiles, error = tile_groups(beads)
+    alignment = align_sections(
+        beads, beads.track_id.to_numpy(), depth, group=tiles, group_err=error
+    )
     for n, status, count in zip(
         alignment.section, alignment.status, alignment.n_beads, strict=True
     ):

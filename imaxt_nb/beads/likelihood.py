@@ -16,7 +16,7 @@ from .model import GRID, at_distance, radial_table
 from ..core.errors import BadInput
 
 # %% auto #0
-__all__ = ['N', 'WINDOW', 'ENOUGH', 'COLUMNS', 'CLIP', 'TOLERANCE', 'LAG', 'Camera', 'RadiusPrior', 'fit_one']
+__all__ = ['N', 'WINDOW', 'ENOUGH', 'COLUMNS', 'CLIP', 'TOLERANCE', 'LAG', 'RAGGED', 'Camera', 'RadiusPrior', 'fit_one']
 
 # %% ../../nbs/06_beads/01_likelihood.ipynb #7978e3c8
 @dataclass(frozen=True)
@@ -251,9 +251,17 @@ def _correlated(w: NDArray) -> NDArray:
     return extra
 
 # %% ../../nbs/06_beads/01_likelihood.ipynb #731e1c71
+RAGGED = 0.35  # of the brightness: more unevenness than that inside is no bead's
+
+
 @numba.njit(nogil=True, cache=True)
-def _start(n: NDArray, allowed: NDArray, theta: NDArray, prior: NDArray, pixel: NDArray) -> bool:
-    """Sets u, brightness and background of `theta` from the medians inside and around; False without pixels."""
+def _start(
+    n: NDArray, allowed: NDArray, theta: NDArray, prior: NDArray, pixel: NDArray, floor: float
+) -> tuple[bool, float]:
+    """Sets u, brightness and background of `theta` from the medians inside and around.
+
+    Whether there are pixels and brightness; the inside's unevenness beyond noise as a part of the brightness, by medians.
+    """
     radius = np.sqrt(theta[2])
     inner, outer = np.empty(n.size), np.empty(n.size)
     a = b = 0
@@ -268,11 +276,14 @@ def _start(n: NDArray, allowed: NDArray, theta: NDArray, prior: NDArray, pixel: 
                     outer[b] = n[i, j]
                     b += 1
     if a < 5 or b < 5:
-        return False
+        return False, 0.0
+    middle = np.median(inner[:a])
     theta[5] = np.median(outer[:b])
-    theta[4] = np.median(inner[:a]) - theta[5]
+    theta[4] = middle - theta[5]
     theta[3] = np.sqrt(max(prior[0] ** 2 - theta[2], (0.2 * prior[0]) ** 2))
-    return theta[4] > 0
+    spread = 1.4826 * np.median(np.abs(inner[:a] - middle))
+    excess = np.sqrt(max(spread**2 - max(middle, 0.0) - floor, 0.0))
+    return theta[4] > 0, excess / max(theta[4], 1e-9)
 
 # %% ../../nbs/06_beads/01_likelihood.ipynb #dc687674
 @numba.njit(nogil=True, cache=True)
@@ -280,10 +291,15 @@ def fit_one(
     n: NDArray, allowed: NDArray, start: NDArray, optics: NDArray, pixel: NDArray,
     floor: float, prior: NDArray,
 ) -> NDArray:  # fmt: skip
-    """A row of `COLUMNS`; NaN where there is nothing to fit. `start` = (x, y, radius) in um."""
+    """A row of `COLUMNS`; NaN where there is nothing to fit, and without errors where the inside is too ragged for a bead. `start` = (x, y, radius) in um."""
     row = np.full(len(COLUMNS), np.nan)
     theta = np.array([start[0], start[1], start[2] ** 2, 0.0, 0.0, 0.0])
-    if not _start(n, allowed, theta, prior, pixel):
+    bright, uneven = _start(n, allowed, theta, prior, pixel, floor)
+    if not bright:
+        return row
+    if uneven > RAGGED:  # tissue: no fit could make it a bead
+        row[:N], row[16], row[18] = theta, uneven, 1.0
+        row[14] = theta[4] / np.sqrt(max(theta[4] + theta[5], 0.0) + floor + 1e-9)
         return row
     fisher, converged, ones = np.empty((N, N)), False, np.ones(n.shape)
     low, high = theta[5] * ones, (theta[4] + theta[5]) * ones  # neither bead nor background

@@ -129,7 +129,7 @@ def flag_of(
     """One of `FLAGS` for each fit.
 
     failed: no convergence. moved: the centre left the first guess. cut: too little of it in the picture. faint: not ten
-    times the noise over all its pixels. large, small: no radius of a bead, or a disc of less than 0.2 of the mean radius. poor: residuals of more than 25 % of its brightness beyond noise.
+    times the noise over all its pixels. large, small: no radius of a bead, or a disc of less than 0.2 of the mean radius. poor: residuals of more than 25 % of its brightness beyond noise, or so ragged inside that it wasn't fitted.
     """
     far = np.hypot(table.x_um - start[:, 0], table.y_um - start[:, 1]) > 0.7 * start[:, 2] + 3
     pixels = np.pi * table.q_um2.clip(lower=1) / pixel_um2

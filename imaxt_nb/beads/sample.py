@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import fsspec
@@ -24,6 +25,7 @@ from imaxt_nb.beads.detect import (
 )
 from .likelihood import Camera, RadiusPrior
 from .model import Optics
+from .network import network_candidates, network_pixel
 from .tile_errors import tile_errors
 from .tracks import find_tracks
 from ..core.compute import get_client
@@ -50,7 +52,8 @@ class BeadParameters(Parameters):
 
     image: str = param("stpt", "the cube (c, z, y, x)", min_length=1)
     channel: str = param("auto", "where beads shine; auto: where they stand out most")
-    detector: Literal["classical"] = param("classical", "what proposes beads")
+    detector: Literal["network", "classical"] = param("classical", "what proposes beads")
+    weights: str = param("beads", "of the network: a shipped model, or a folder", min_length=1)
     radius_um: float = param(45.0, "mean radius of a bead", unit="um", gt=1, le=1000)
     radius_sd_um: float = param(12.0, "its standard deviation", unit="um", gt=0, le=500)
     thickness_um: float = param(4.0, "of an optical section", unit="um", gt=0, le=100)
@@ -67,6 +70,17 @@ class BeadParameters(Parameters):
     def radii_um(self) -> tuple[float, float]:
         """Projected radii that are looked for."""
         return 0.3 * self.radius_um, self.radius_um + 2.5 * self.radius_sd_um
+
+    @property
+    def coarse_um(self) -> float:
+        """The pixel on which beads are looked for: as the network knows them."""
+        return network_pixel(self.radius_um)
+
+    def finder(self) -> Finder:
+        """From a coarse plane and its pixel to first guesses (n, 3), x, y, radius in um."""
+        if self.detector == "network":
+            return partial(network_candidates, radii_um=self.radii_um, weights=self.weights)
+        return partial(find_candidates, radii_um=self.radii_um)
 
 # %% ../../nbs/06_beads/40_sample.ipynb #cdfe5496
 def planes_of(image: Image) -> list[dict[str, Any]]:
@@ -121,7 +135,7 @@ def bead_channel(cube: Cube, p: BeadParameters) -> int:
     channels = cube.image.channels
     if p.channel != "auto":
         return find_channel(channels, p.channel)
-    z, level = _middle(cube.image), coarse_level(cube.image)
+    z, level = _middle(cube.image), coarse_level(cube.image, 2 * p.coarse_um)
     planes = (np.asarray(cube.plane(c, z, level)) for c in range(len(channels)))
     return int(
         np.argmax([_prominence(plane, cube.image.pixel_um[-1] * 2**level, p) for plane in planes])
@@ -171,19 +185,12 @@ class Beads:
         good = self.table[self.table.flag == "ok"].groupby(["section", "plane"]).size()
         return max(self.planes, key=lambda r: int(good.get((r["section"], r["plane"]), 0)))["z"]
 
-
-def _finder(p: BeadParameters) -> Finder:
-    def find(plane: Any, pixel_um: float) -> NDArray[np.float64]:
-        return find_candidates(plane, pixel_um, radii_um=p.radii_um)
-
-    return find
-
 # %% ../../nbs/06_beads/40_sample.ipynb #0a4d1216
 def detect_plane(
     cube: Cube, row: dict[str, Any], channel: int, camera: Camera, p: BeadParameters
 ) -> pd.DataFrame:
     """The catalogue of one plane, in micrometres of the image."""
-    level, pixel = coarse_level(cube.image), cube.image.pixel_um[-2:]
+    level, pixel = coarse_level(cube.image, p.coarse_um), cube.image.pixel_um[-2:]
     where = {k: row[k] for k in ("section", "plane", "z_um")}
     return plane_catalogue(
         cube.plane(channel, row["z"]),
@@ -194,7 +201,7 @@ def detect_plane(
         optics=p.optics,
         camera=camera,
         prior=RadiusPrior(p.radius_um, p.radius_sd_um),
-        find=_finder(p),
+        find=p.finder(),
         **where,
     )
 

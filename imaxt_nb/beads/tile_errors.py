@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['with_tiles', 'tile_errors', 'total_errors']
+__all__ = ['with_tiles', 'tile_errors', 'tile_groups']
 
 # %% ../../nbs/06_beads/31_tile_errors.ipynb #a1d1c4aa
 def with_tiles(
@@ -57,11 +57,10 @@ def tile_errors(sample: Sample, modality: str, beads: pd.DataFrame) -> pd.DataFr
     return with_tiles(beads, sample.table("tiles"), (sides[0], sides[1]))
 
 # %% ../../nbs/06_beads/31_tile_errors.ipynb #d887a5a5
-def total_errors(beads: pd.DataFrame) -> NDArray[np.float64]:
-    """(n, 2) errors of x and y, um: the fit's, and the tile's for all of its beads together."""
-    fit = beads[["x_um_err", "y_um_err"]].to_numpy(float)
+def tile_groups(beads: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """(numbers (n,) of section, plane and tile, -1 for beads without a tile; (n, 2) errors of the tiles' x and y, um)."""
     if "tile" not in beads:
-        return fit
-    crowd = beads.groupby(["section", "plane", "tile"])["tile"].transform("size").to_numpy(float)
-    tile = beads[["x_tile_err_um", "y_tile_err_um"]].to_numpy(float)
-    return np.sqrt(fit**2 + crowd[:, None] * tile**2)
+        return np.full(len(beads), -1), np.zeros((len(beads), 2))
+    number = beads.groupby(["section", "plane", "tile"]).ngroup().to_numpy()
+    error = beads[["x_tile_err_um", "y_tile_err_um"]].to_numpy(float)
+    return np.where(beads.tile.to_numpy() < 0, -1, number), error

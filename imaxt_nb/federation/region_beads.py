@@ -15,7 +15,7 @@ from scipy import ndimage
 from scipy.stats import poisson
 
 from ..beads.catalogue import flag_unlike, plane_catalogue
-from ..beads.detect import COARSE_UM, find_candidates
+from ..beads.detect import find_candidates
 from ..beads.likelihood import Camera, RadiusPrior
 from ..beads.sample import BeadParameters
 from ..core.errors import BadInput
@@ -86,8 +86,10 @@ def without_hot(counts: NDArray[Any]) -> NDArray[np.float32]:
     return np.where(hot, middle, counts).astype(np.float32)
 
 
-def _coarse(plane: NDArray[Any], pixel_um: float) -> tuple[NDArray[Any], float]:
-    for _ in range(max(0, round(np.log2(COARSE_UM / pixel_um)))):
+def _coarse(
+    plane: NDArray[Any], pixel_um: float, wanted_um: float
+) -> tuple[NDArray[Any], float]:
+    for _ in range(max(0, round(np.log2(wanted_um / pixel_um)))):
         plane, pixel_um = halve_mean(plane), 2 * pixel_um
     return plane, pixel_um
 
@@ -104,7 +106,7 @@ def region_channel(region: Region, p: BeadParameters) -> int:
     counts = []
     for k in range(len(region.channels)):
         plane, um = _coarse(
-            without_hot(np.asarray(region.data[k])), float(np.mean(region.pixel_um))
+            without_hot(np.asarray(region.data[k])), float(np.mean(region.pixel_um)), p.coarse_um
         )
         counts.append(len(find_candidates(plane, um, radii_um=p.radii_um)))
     return int(np.argmax(counts))
@@ -114,11 +116,11 @@ def region_beads(region: Region, p: BeadParameters) -> pd.DataFrame:
     """The beads of a region in micrometres from its first pixel: columns of `beads.catalogue`, region and channel."""
     k = region_channel(region, p)
     fine = without_hot(np.asarray(region.data[k]))
-    coarse, um = _coarse(fine, float(np.mean(region.pixel_um)))
+    coarse, um = _coarse(fine, float(np.mean(region.pixel_um)), p.coarse_um)
     table = plane_catalogue(
         fine, coarse, pixel_um=region.pixel_um, coarse_um=um, modality=p.image, optics=p.optics,
         camera=Camera(p.gain or 1.0), prior=RadiusPrior(p.radius_um, p.radius_sd_um),
-        find=lambda plane, pixel: find_candidates(plane, pixel, radii_um=p.radii_um),
+        find=p.finder(),
     )  # fmt: skip
     return flag_unlike(table).assign(region=region.name, channel=region.channels[k].name)
 
