@@ -2294,6 +2294,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'imaxt_nb.mosaic.slides.slide_tiles': ( '05_mosaic/slides.html#slide_tiles',
                                                                                 'imaxt_nb/mosaic/slides.py')},
             'imaxt_nb.mosaic.stray': { 'imaxt_nb.mosaic.stray.Stray': ('05_mosaic/stray.html#stray', 'imaxt_nb/mosaic/stray.py'),
+                                       'imaxt_nb.mosaic.stray._ahead': ('05_mosaic/stray.html#_ahead', 'imaxt_nb/mosaic/stray.py'),
                                        'imaxt_nb.mosaic.stray._contiguous': ( '05_mosaic/stray.html#_contiguous',
                                                                               'imaxt_nb/mosaic/stray.py'),
                                        'imaxt_nb.mosaic.stray._intercept': ('05_mosaic/stray.html#_intercept', 'imaxt_nb/mosaic/stray.py'),

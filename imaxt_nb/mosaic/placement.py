@@ -16,7 +16,8 @@ from threadpoolctl import threadpool_limits
 from .graph import BlockTridiagonal, Floats, Ints, islands
 
 # %% auto #0
-__all__ = ['MODEL_SIGMA', 'FIRM_PX', 'GROSS', 'NU', 'LEAST_FLOOR', 'MOST_FLOOR', 'EXACT', 'Links', 'Placement', 'place']
+__all__ = ['MODEL_SIGMA', 'FIRM_PX', 'VAGUE_PX', 'GROSS', 'NU', 'LEAST_FLOOR', 'MOST_FLOOR', 'EXACT', 'Links', 'Placement',
+           'place']
 
 # %% ../../nbs/05_mosaic/27_placement.ipynb #c7b9e142
 @dataclass(frozen=True)
@@ -55,8 +56,9 @@ class Placement:
 
 # %% ../../nbs/05_mosaic/27_placement.ipynb #67139084
 MODEL_SIGMA = 0.02  # how far scale, rotation and shear of a stage may be from what it claims
-FIRM_PX = 3.0  # along a direction where a link's error is larger, its covariance can't be trusted, and it says nothing
-GROSS = 10.0  # a link that misses the others by so many of its errors is left out
+FIRM_PX = 1.0  # a link whose error is larger doesn't make its tiles registered, though it helps to place them
+VAGUE_PX = 3.0  # along a direction where a link's error is larger, its covariance can't be trusted, and it says nothing
+GROSS = 6.0  # a link that misses the others by so many of its errors is left out
 NU = 4.0  # degrees of freedom of Student's t: heavy tails of links and stage
 
 
@@ -248,7 +250,7 @@ def place(links: Links, stage: Floats, stage_error: float, unit: float = 1.0) ->
 # %% ../../nbs/05_mosaic/27_placement.ipynb #a1dfbc78
 def _place(links: Links, stage: Floats, stage_error: float, unit: float) -> Placement:
     n, middle = len(stage), stage.mean(axis=0)
-    links = _sharp_directions(links, FIRM_PX * unit)
+    links = _sharp_directions(links, VAGUE_PX * unit)
     firm = np.linalg.eigvalsh(links.covariance)[:, -1] <= (FIRM_PX * unit) ** 2
     label = islands(n, links.tiles[firm])
     frame = label == 0
