@@ -82,7 +82,8 @@ def calibration_of(data: Path, tiles: Any, fit: bool) -> Any:
 def register_all(tiles: Any, nominal: Any, calibration: Any, chance: bool = True) -> Any:
     """Accepted links and placement."""
     from imaxt_nb.mosaic.placement import Links, place
-    from imaxt_nb.mosaic.register import neighbours, register_widening
+    from imaxt_nb.mosaic.neighbours import neighbours
+    from imaxt_nb.mosaic.register import register_widening
     from imaxt_nb.mosaic.strips import find_stabiliser
 
     root = find_stabiliser([[tiles[k] for k in range(0, len(tiles), 5)]])

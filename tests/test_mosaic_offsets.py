@@ -16,7 +16,8 @@ from imaxt_nb.mosaic.calibration import Calibration, identity
 from imaxt_nb.mosaic.distortion import polynomial
 from imaxt_nb.mosaic.orientation import find_orientation, the_orientation
 from imaxt_nb.mosaic.pairs import Link, agreement_asked, doubted, measure_pair, transform
-from imaxt_nb.mosaic.register import neighbours, register, register_widening
+from imaxt_nb.mosaic.neighbours import neighbours
+from imaxt_nb.mosaic.register import register, register_widening
 from imaxt_nb.mosaic.search import plan_search
 from imaxt_nb.mosaic.strips import cut_strip, find_stabiliser, overlap_boxes
 
@@ -186,16 +187,15 @@ def test_each_image_is_read_once_and_missing_ones_are_left_out(grid: Any) -> Non
 def test_orientation_is_found_or_refused(grid: Any) -> None:
     tiles, nominal, _ = grid
     m = np.array([[0, 1], [-1, 0]])
-    root, plain = find_stabiliser([[t[0] for t in tiles]]), identity((SIDE, SIDE))
-    stage = nominal[:, ::-1] @ m * 0.5  # pixels of half a um
-    found = find_orientation(lambda k: tiles[k], stage, (0.5, 0.5), plain, root, 24)
+    stage, side = nominal[:, ::-1] @ m * 0.5, (SIDE, SIDE)  # pixels of half a um
+    found = find_orientation(lambda k: tiles[k][0], stage, (0.5, 0.5), side, 24)
     assert np.array_equal(the_orientation(found), m)
-    dark = np.random.default_rng(1).poisson(9, (1, SIDE, SIDE))
-    empty = find_orientation(lambda k: dark, stage, (0.5, 0.5), plain, root, 24)
+    dark = np.random.default_rng(1).poisson(9, (SIDE, SIDE))
+    empty = find_orientation(lambda k: dark, stage, (0.5, 0.5), side, 24)
     with pytest.raises(BadInput, match=r"must be given.*raw\.zarr"):
         the_orientation(empty, "raw.zarr")
     with pytest.raises(BadInput, match="no tiles overlap"):
-        find_orientation(lambda k: tiles[k], stage * 9, (0.5, 0.5), plain, root, 24)
+        find_orientation(lambda k: tiles[k][0], stage * 9, (0.5, 0.5), side, 24)
 
 
 def test_wrong_tile_size(grid: Any) -> None:

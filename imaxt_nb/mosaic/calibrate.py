@@ -152,7 +152,7 @@ def _overlaps(
         report.calibration.check(tiles.n_channels, shape, p.distortion)
     try:
         channel = most_structured(tiles, live)
-        axes = orientation_of(tiles, channel, reach, margins)
+        axes = orientation_of(tiles, channel, reach)
         report.figures |= {
             "orientation": np.asarray(axes).tolist(),
             "channel_of_overlaps": report.channels[channel],

@@ -17,7 +17,14 @@ from ..core.parameters import Parameters, param
 from ..core.progress import track
 from .distortion import Distortion, no_distortion, read_distortion
 from .flat import Floats
-from .neighbours import find_axes, neighbour_pairs, stage_pixels
+from .neighbours import neighbour_pairs, stage_pixels
+from imaxt_nb.mosaic.orientation import (
+    coarse_view,
+    coarseness,
+    find_orientation,
+    structure,
+    the_orientation,
+)
 from .overlap_shifts import Pair, measure_patches, without_margins
 from .patches import Margins, band, common_box
 from ..sample.places import exists, join
@@ -133,29 +140,21 @@ def rich_pairs(
     return [tried[i] for i in sorted(np.argsort(score)[::-1][: p.max_pairs])]
 
 # %% ../../nbs/05_mosaic/16_calibrate_choice.ipynb #2feb10b6
-def orientation_of(
-    tiles: TileChoice, channel: int, reach: int, margins: Margins, most: int = 24
-) -> Any:
-    """As recorded, else as the overlaps of the tiles with most structure say, of the section in the middle."""
+def orientation_of(tiles: TileChoice, channel: int, reach: int) -> Any:
+    """As recorded, else as the overlaps of the section with most tiles say."""
     if tiles.raw.orientation is not None:
         return tiles.raw.orientation
-    whole = [n for n, s in tiles.sections.items() if s.present[..., channel].any()]
-    middle = whole[len(whole) // 2]
-    present = tiles.sections[middle].present[:, :, channel]
-    keys = [(middle, int(t), int(z)) for t, z in np.argwhere(present)]
-    rich = {
-        k: float(band(finite(tiles.read(k, channel)), 2, 31).var())
-        for k in track(keys, "structure of tiles")
-    }
+    counts = {n: s.present[:, :, channel].sum(axis=0) for n, s in tiles.sections.items()}
+    number = max(counts, key=lambda n: int(counts[n].max(initial=0)))
+    section, plane = tiles.sections[number], int(np.argmax(counts[number]))
 
-    def some(orientation: Any) -> list[Pair]:
-        pairs = tiles.pairs(orientation, [middle])
-        return sorted(pairs, key=lambda q: -min(rich.get(q.a, 0.0), rich.get(q.b, 0.0)))[:most]  # type: ignore[call-overload]
+    def read(tile: int) -> NDArray[Any] | None:
+        there = section.present[tile, plane, channel]
+        return read_whole(section, tile, plane, channel) if there else None
 
-    def read(key: Hashable) -> Floats:
-        return finite(tiles.any(key, channel))
-
-    return find_axes(some, read, tiles.raw.tile_shape, reach, margins)[0]
+    stage = section.table[["stage_x_um", "stage_y_um"]].to_numpy(float)
+    evidence = find_orientation(read, stage, tiles.raw.pixel_um, tiles.raw.tile_shape, reach)
+    return the_orientation(evidence)
 
 # %% ../../nbs/05_mosaic/16_calibrate_choice.ipynb #f2379b83
 def finite(image: NDArray[Any], dark: float = 0.0) -> Floats:
@@ -163,13 +162,14 @@ def finite(image: NDArray[Any], dark: float = 0.0) -> Floats:
 
 # %% ../../nbs/05_mosaic/16_calibrate_choice.ipynb #96643c33
 def most_structured(tiles: TileChoice, live: list[int]) -> int:
-    """The channel with most structure, of some tiles in the middle of the list."""
+    """The channel with most structure, of some tiles spread over the sample."""
+    bins = coarseness(tiles.raw.tile_shape)
 
-    def structure(c: int) -> float:
+    def rich(c: int) -> float:
         some = tiles.choose(c, 8)
-        return float(np.median([band(finite(tiles.read(i, c)), 2, 31).var() for i in some]))
+        return float(np.median([structure(coarse_view(tiles.read(i, c), bins)) for i in some]))
 
-    return max(live, key=structure) if len(live) > 1 else live[0]
+    return max(live, key=rich) if len(live) > 1 else live[0]
 
 # %% ../../nbs/05_mosaic/16_calibrate_choice.ipynb #0138cd49
 def find_distortion(sample: Any, text: str, modality: str) -> Distortion:

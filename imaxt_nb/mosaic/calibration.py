@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import BadInput
 from .distortion import Distortion, read_distortion, write_distortion
+from .gather import gain_of
 from ..sample.places import exists, is_finished, join, move_aside, publish, zarr_store
 
 # %% auto #0
@@ -42,9 +44,23 @@ class Calibration:
         """Rows and columns of a tile."""
         return int(self.weight.shape[0]), int(self.weight.shape[1])
 
+    @cached_property
+    def gain(self) -> Plane:
+        """What `mosaic.gather` multiplies with: 1 / flat, NaN where there is no confidence; (c, y, x), (y, x) without a flat."""
+        return gain_of(
+            self.flat, self.weight, self.tile_shape if self.flat is None else self.flat.shape
+        )
+
     def lattice(self, step: int = 16) -> Plane | None:
         """The displacement that `mosaic.gather` reads, or None."""
-        return None if self.distortion is None else self.distortion.lattice(self.tile_shape, step)
+        made = self._lattices
+        if step not in made and self.distortion is not None:
+            made[step] = self.distortion.lattice(self.tile_shape, step)
+        return made.get(step)
+
+    @cached_property
+    def _lattices(self) -> dict[int, Plane]:
+        return {}
 
     def check(self, n_channels: int, tile_shape: tuple[int, int], file: str | None = None) -> None:
         """`BadInput` unless this fits tiles of that many channels and that shape."""

@@ -23,7 +23,7 @@ __all__ = ['Floats', 'TERMS', 'FORMS', 'SCHEMA_VERSION', 'monomials', 'Distortio
 Floats = NDArray[np.float64]
 TERMS = ("u2", "uv", "v2", "u3", "u2v", "uv2", "v3", "u3v", "u2v2", "uv3")
 FORMS = {"polynomial": len(TERMS), "signed": 4}  # coefficients of each component
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: linear terms and covariance, zero and unknown in files of version 1
 
 
 def monomials(u: ArrayLike, v: ArrayLike) -> Floats:
@@ -49,6 +49,8 @@ class Distortion:
     tile_shape : (rows, columns) of the tiles it was made for.
     residuals : figures of the fit (px), as JSON; empty if loaded.
     origin : sample, run and method it came from.
+    linear : (2, 2) px, coefficients of u and v of both components; of a polynomial.
+    covariance : (24, 24) px² of coefficients and linear terms (row: `TERMS`, u, v; column: the same), None if unknown.
     """
 
     coefficients: Floats
@@ -58,6 +60,8 @@ class Distortion:
     form: str = "polynomial"
     residuals: Mapping[str, Any] = field(default_factory=dict)
     origin: Mapping[str, Any] = field(default_factory=dict)
+    linear: Floats = field(default_factory=lambda: np.zeros((2, 2)))
+    covariance: Floats | None = None
 
     def __post_init__(self) -> None:
         _check(self)
@@ -69,7 +73,9 @@ class Distortion:
         a, b = self.coefficients
         if self.form == "signed":
             return np.stack(np.broadcast_arrays(_signed(u, v, a), _signed(v, u, b)))
-        return np.tensordot(self.coefficients, monomials(*np.broadcast_arrays(u, v)), axes=1)
+        u, v = np.broadcast_arrays(u, v)
+        bent = np.tensordot(self.coefficients, monomials(u, v), axes=1)
+        return np.asarray(bent + np.tensordot(self.linear, np.stack([u, v]), axes=1))
 
     def raw_of_ideal(self, rows: ArrayLike, columns: ArrayLike) -> tuple[Floats, Floats]:
         """Where ideal pixels are in the raw tile."""
@@ -99,12 +105,40 @@ class Distortion:
         r, c = (np.arange(-(-(n - 1) // step) + 1) * step for n in shape)
         return self.displacement(r[:, None], c[None, :]).astype(np.float32)
 
+    def common_modes(self, offset: ArrayLike) -> Floats:
+        """(2, k) px: what the displacement of two tiles `offset` px apart is wrong by, a column for each way in which the
+        distortion may be wrong by one standard error. The ways are the same for all pairs; k is 0 if no error is known.
+        """
+        if self.covariance is None:
+            return np.zeros((2, 0))
+        ends = [
+            _shared(n, o) for n, o in zip(self.tile_shape, np.asarray(offset, float), strict=True)
+        ]
+        r, c = (m.ravel() for m in np.meshgrid(*ends, indexing="ij"))
+        difference = self._terms(r, c) - self._terms(
+            r - np.ravel(offset)[0], c - np.ravel(offset)[1]
+        )
+        values, axes = np.linalg.eigh(self.covariance)
+        ways = (axes * np.sqrt(np.maximum(values, 0))).reshape(2, len(TERMS) + 2, -1)
+        return np.asarray(np.einsum("t,ctk->ck", difference.mean(axis=1), ways))
+
+    def _terms(self, rows: Floats, columns: Floats) -> Floats:
+        """(12, n): `TERMS`, u and v."""
+        u, v = (rows - self.centre[0]) / self.scale, (columns - self.centre[1]) / self.scale
+        return np.concatenate([monomials(u, v), u[None], v[None]])
+
     def largest_px(self) -> float:
         """The longest displacement in the tile, px."""
         r, c = (np.linspace(0, n - 1, 65) for n in self.tile_shape)
         return float(np.hypot(*self.displacement(r[:, None], c[None, :])).max())
 
 # %% ../../nbs/05_mosaic/09_distortion.ipynb #5f874880
+def _shared(n: int, offset: float, points: int = 9) -> Floats:
+    """Places along a side of n px that a tile shares with one at `offset`."""
+    low, high = max(0.0, offset), min(n - 1.0, n - 1.0 + offset)
+    return np.linspace(low, max(low, high), points)
+
+
 def _check(d: Distortion) -> None:
     """`BadInput` for a model that can't be."""
     if d.form not in FORMS:
@@ -118,6 +152,13 @@ def _check(d: Distortion) -> None:
         )
     if not np.isfinite(d.coefficients).all():
         raise BadInput("a coefficient is not finite", field="coefficients")
+    if np.shape(d.linear) != (2, 2) or not np.isfinite(d.linear).all():
+        raise BadInput("not linear terms", field="linear", found=d.linear, expected="2 x 2 px")
+    k = 2 * len(TERMS) + 4
+    if d.covariance is not None and np.shape(d.covariance) != (k, k):
+        raise BadInput(
+            "no covariance", field="covariance", found=np.shape(d.covariance), expected=(k, k)
+        )
     if not (np.isfinite(d.scale) and d.scale > 0):
         raise BadInput("no scale", field="scale", found=d.scale, expected="a length in px")
     if len(d.centre) != 2 or not np.isfinite(d.centre).all():
@@ -156,7 +197,7 @@ def to_json(d: Distortion) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "form": d.form,
         "terms": list(TERMS) if d.form == "polynomial" else None,
-        "meaning": "raw = ideal + displacement(ideal), px; no constant and linear terms",
+        "meaning": "raw = ideal + displacement(ideal), px; stationary at the optical axis",
         "coefficients": {
             "row": [float(x) for x in d.coefficients[0]],
             "column": [float(x) for x in d.coefficients[1]],
@@ -166,6 +207,8 @@ def to_json(d: Distortion) -> dict[str, Any]:
         "tile_shape": [int(n) for n in d.tile_shape],
         "residuals": dict(d.residuals),
         "origin": dict(d.origin),
+        "linear": np.asarray(d.linear, float).tolist(),
+        "covariance": None if d.covariance is None else np.asarray(d.covariance).tolist(),
     }
 
 # %% ../../nbs/05_mosaic/09_distortion.ipynb #6edb984f
@@ -185,6 +228,8 @@ def from_json(value: Any, file: str | None = None) -> Distortion:
             form,
             dict(value.get("residuals") or {}),
             dict(value.get("origin") or {}),
+            np.array(value.get("linear", np.zeros((2, 2))), float),
+            None if value.get("covariance") is None else np.array(value["covariance"], float),
         )
     except BadInput as e:
         raise BadInput(

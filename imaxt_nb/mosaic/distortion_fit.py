@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from imaxt_nb.mosaic.overlap_shifts import (
     without_margins,
 )
 from .patches import Margins, Plane
-from .radial_prior import predicted_error, shrink_to_radial
+from .radial_prior import about_axis, predicted_error, shrink_to_radial
 
 # %% auto #0
 __all__ = ['DistortionFit', 'fit_distortion']
@@ -185,7 +185,8 @@ def _report(
         "prior_widths_px": figures["widths"].round(4).tolist(),
         "standard_errors_px": np.sqrt(np.diag(covariance)).round(4).reshape(2, -1).tolist(),
     }  # fmt: skip
-    made = Distortion(
-        model.coefficients, model.centre, model.scale, model.tile_shape, "polynomial", own
-    )
+    linear, full = about_axis(model.coefficients.ravel(), covariance)
+    made = replace(model, residuals=own, linear=linear, covariance=full)
+    # the linear terms change what is a pixel, and so all offsets
+    offsets = {i: o - linear @ o / model.scale for i, o in offsets.items()}
     return DistortionFit(made, covariance, offsets, patches, pair, left)

@@ -96,6 +96,7 @@ def gather(
     weight: NDArray[np.float32] | None = None,
     shift: tuple[float, float] = (0.0, 0.0),
     order: int = 3,
+    gain: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Corrected pixels of one tile at the ideal coordinates of `box` + `shift`, and their confidence.
 
@@ -106,6 +107,7 @@ def gather(
     displacement : float32 (2, ny, nx), (d_row, d_col) in px at every `step` px; None for no distortion.
     shift : (row, col) in px, added to the box's coordinates.
     order : 3, cubic convolution (Keys 1981, a = -0.5), or 1, bilinear.
+    gain : of `gain_of`, if it was made before; then `flat` isn't looked at.
 
     Returns
     -------
@@ -114,8 +116,7 @@ def gather(
     channels = raw.shape[0] if raw.ndim == 3 else 1
     num = np.zeros((channels, box[1] - box[0], box[3] - box[2]), np.float32)
     den = np.zeros_like(num)
-    gain = None
-    if flat is not None or weight is not None:
+    if gain is None and (flat is not None or weight is not None):
         gain = gain_of(flat, weight, raw.shape)
     accumulate(
         raw,

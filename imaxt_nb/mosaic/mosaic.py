@@ -132,6 +132,7 @@ def mosaic_metrics(m: Mosaic) -> dict[str, float | int]:
         "n_tiles": len(t),
         "missing_images": int(m.rows["missing"].sum()),
     }
+    made["links_left_out"] = int((m.links["reason"] == "outlier").sum())
     return made | ({"median_error_um": float(np.median(error))} if len(error) else {})
 
 # %% ../../nbs/05_mosaic/34_mosaic.ipynb #f8356951

@@ -5,20 +5,20 @@
 # %% ../../nbs/05_mosaic/28_orientation.ipynb #26d1b230
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import BadInput
-from .calibration import Calibration
-from .neighbours import ORIENTATIONS
-from .register import Read, neighbours, register
-from .strips import Stabiliser
+from .neighbours import ORIENTATIONS, Pair, neighbour_pairs
+from .patches import Plane, band, common_box, patch_boxes, search
 
 # %% auto #0
-__all__ = ['OrientationEvidence', 'find_orientation', 'the_orientation']
+__all__ = ['COARSE_PX', 'Read', 'OrientationEvidence', 'coarse_view', 'coarseness', 'structure', 'find_orientation',
+           'the_orientation']
 
 # %% ../../nbs/05_mosaic/28_orientation.ipynb #bd34e8d3
 @dataclass(frozen=True)
@@ -36,11 +36,10 @@ class OrientationEvidence:
         """The index of the orientation that most pairs agree with, of the kind where fewer do."""
         return int(np.argmax(self.agreeing.min(axis=1)))
 
-    @property
-    def clear(self) -> bool:
-        """Whether at least two pairs of each kind agree, and with no other orientation near as many."""
+    def clear(self, least: int = 2) -> bool:
+        """Whether at least so many pairs of each kind agree, and with no other orientation near as many."""
         first, second = np.sort(self.agreeing.min(axis=1))[:-3:-1]
-        return bool(first >= 2 and first >= 3 * second)
+        return bool(first >= least and first >= 3 * second)
 
     def text(self) -> str:
         """Agreeing over compared pairs, for each orientation."""
@@ -50,36 +49,119 @@ class OrientationEvidence:
         )
 
 # %% ../../nbs/05_mosaic/28_orientation.ipynb #b1f13e9f
+COARSE_PX = 512  # a tile is binned to about so many px
+Read = Callable[[int], Any]  # an image (y, x) of a tile, None where it is missing
+
+
+def coarse_view(image: NDArray[Any], bins: int) -> Plane:
+    """The structure of an image (y, x), in bins of `bins` px; NaN counts as dark."""
+    h, w = (n // bins * bins for n in image.shape)
+    cut = np.nan_to_num(image[:h, :w].astype(np.float32), copy=False)
+    means = cut.reshape(h // bins, bins, w // bins, bins).mean(axis=(1, 3))
+    return band(means, 1.0, 15)
+
+
+def coarseness(shape: tuple[int, int]) -> int:
+    """The px of a bin for tiles of a shape."""
+    return max(1, min(shape) // COARSE_PX)
+
+
+def structure(view: Plane) -> float:
+    """How much a view shows, noise included: its variance."""
+    return float(view.var())
+
+# %% ../../nbs/05_mosaic/28_orientation.ipynb #43b674b7
+@dataclass
+class _Look:
+    """Reads tiles once, at `bins` px; the reach is in bins."""
+
+    read: Read
+    shape: tuple[int, int]
+    bins: int
+    reach: int
+    views: dict[int, Plane | None] = field(default_factory=dict)
+
+    def view(self, tile: int) -> Plane | None:
+        if tile not in self.views:
+            image = self.read(tile)
+            self.views[tile] = None if image is None else coarse_view(image, self.bins)
+        return self.views[tile]
+
+    def agree(self, pair: Pair) -> bool | None:
+        """Whether the patches of a pair ask for one shift; None if an image is missing."""
+        a, b = self.view(pair.a), self.view(pair.b)  # type: ignore[arg-type]
+        if a is None or b is None:
+            return None
+        d = np.round(np.array(pair.offset) / self.bins).astype(int)
+        boxes = patch_boxes(common_box((a.shape[0], a.shape[1]), d), 40, least=12)
+        shifts = np.array(
+            [s for s in (_shift(a, b, box, d, self.reach) for box in boxes) if s is not None]
+        )
+        if len(shifts) < 2:
+            return False
+        away = np.abs(shifts - np.median(shifts, axis=0)).max(axis=1)
+        return bool((away <= max(2.0, self.reach / 5)).mean() > 0.6)
+
+
+def _shift(a: Plane, b: Plane, box: Any, d: Any, reach: int, least: float = 8.0) -> Any:
+    r0, r1 = max(0, box[0] - d[0] - reach), min(b.shape[0], box[1] - d[0] + reach)
+    c0, c1 = max(0, box[2] - d[1] - reach), min(b.shape[1], box[3] - d[1] + reach)
+    if min(r1 - r0, c1 - c0) < 12:
+        return None
+    first = (int(box[0] - d[0] - r0), int(box[2] - d[1] - c0))
+    s, z = search(a[box[0] : box[1], box[2] : box[3]], b[r0:r1, c0:c1], first, reach)
+    return s if z >= least and np.abs(s).max() < reach else None
+
+# %% ../../nbs/05_mosaic/28_orientation.ipynb #72656720
 def find_orientation(
-    read: Read, stage_um: NDArray[Any], pixel_um: tuple[float, float], calibration: Calibration,
-    root: Stabiliser, reach: int, most: int = 24, threads: int = 2,
+    read: Read, stage_um: NDArray[Any], pixel_um: tuple[float, float], shape: tuple[int, int], reach_px: float,
+    most_tiles: int = 100, most_pairs: int = 12,
 ) -> OrientationEvidence:  # fmt: skip
     """Evidence for each orientation from tiles at `stage_um` (n, 2), (x, y) as recorded; `pixel_um` is (y, x).
 
-    `BadInput` if tiles don't overlap in any orientation.
+    `read` gives an image (y, x) of a tile, of `shape`; `reach_px`: how wrong the stage may be. The `most_tiles` amid the
+    section are read once each. `BadInput` if tiles don't overlap in any orientation.
     """
-    compared, agreeing = [], []
-    for m in ORIENTATIONS:
-        places = (stage_um @ m.T)[:, ::-1] / np.asarray(pixel_um)
-        pairs = neighbours(places, calibration.tile_shape)
-        middle = places[pairs].mean(axis=1) - places.mean(axis=0)
-        near = np.sort(np.argsort(np.hypot(*middle.T), kind="stable")[:most])
-        found = register(read, pairs[near], places, calibration, root, reach, threads, chance=False)
-        kind = np.argmin(
-            np.abs(found.expected), axis=1
-        )  # the column differs little: one above the other
-        compared.append(np.bincount(1 - kind, minlength=2))
-        agreeing.append(np.bincount(1 - kind[found.accepted], minlength=2))
-    if not np.sum(compared):
+    bins = coarseness(shape)
+    look = _Look(read, shape, bins, int(np.ceil(reach_px / bins)) + 1)
+    far = np.hypot(*(stage_um - np.nanmedian(stage_um, axis=0)).T)
+    used = np.argsort(far, kind="stable")[:most_tiles].tolist()
+    queues = [_queues(look, used, stage_um, pixel_um, m, most_pairs) for m in ORIENTATIONS]
+    if not any(kind for q in queues for kind in q):
         raise BadInput(
             "no tiles overlap, whichever way the stage's axes lie", field="stage_x_um, stage_y_um"
         )
-    return OrientationEvidence(np.array(compared), np.array(agreeing))
+    compared, agreeing = np.zeros((8, 2), int), np.zeros((8, 2), int)
+    evidence = OrientationEvidence(compared, agreeing)
+    for turn in range(0, most_pairs, 3):
+        for k, kind in np.ndindex(8, 2):
+            answers = [look.agree(p) for p in queues[k][kind][turn : turn + 3]]
+            compared[k, kind] += sum(x is not None for x in answers)
+            agreeing[k, kind] += sum(x is True for x in answers)
+        if evidence.clear(4):
+            break
+    return evidence
+
+
+def _queues(
+    look: _Look, used: list[int], stage_um: NDArray[Any], pixel_um: tuple[float, float], m: Any, most: int
+) -> list[list[Pair]]:  # fmt: skip
+    """Pairs one above the other and side by side, those with most structure first."""
+    places = (stage_um[used] @ m.T)[:, ::-1] / np.asarray(pixel_um)
+    kinds: list[list[Pair]] = [[], []]
+    for p in neighbour_pairs(used, places, look.shape, 8 * look.bins):
+        kinds[int(abs(p.offset[0]) < abs(p.offset[1]))].append(p)
+
+    def poor(p: Pair) -> float:
+        views = (look.view(p.a), look.view(p.b))  # type: ignore[arg-type]
+        return -min(0.0 if v is None else structure(v) for v in views)
+
+    return [sorted(kind, key=poor)[:most] for kind in kinds]
 
 
 def the_orientation(evidence: OrientationEvidence, file: str | None = None) -> NDArray[np.int_]:
-    """The orientation that the evidence asks for; `BadInput` if it doesn't for one alone."""
-    if not evidence.clear:
+    """The orientation that the evidence asks for; `BadInput` if it doesn't for one alone: it is never assumed."""
+    if not evidence.clear():
         raise BadInput(
             "the orientation of the stage's axes can't be told from the overlaps; it must be given",
             file=file,

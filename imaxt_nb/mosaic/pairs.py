@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .offsets import Offset, fine, sigma_for
-from .search import Floats, Peak, Search, Spectrum, search, spectrum
+from .search import Floats, Peak, Search, Spectrum, binned, search, spectrum
 from .strips import Strip
 
 # %% auto #0
@@ -98,15 +98,25 @@ def _refine(
     )
     if first.agreement + 4 * first.agreement_err < HOPELESS:
         return first
-    sharp = (
-        first
-        if n == 1 or sigma >= 2 * n
-        else fine(a, b, first.displacement, sigma, rich=sigma < RICH) or first
-    )
+    if n == 1 or sigma >= 2 * n:
+        sharp = first
+    else:
+        sharp = _half(a, b, first.displacement, sigma, n, sigma < RICH) or first
     if sigma < TOLERANT and sharp.agreement + 1.5 * sharp.agreement_err < BENT:
-        wide = fine(a, b, sharp.displacement, TOLERANT)
+        wide = _half(a, b, sharp.displacement, TOLERANT, n, False)
         return wide if wide is not None and wide.agreement > sharp.agreement else sharp
     return sharp
+
+
+def _half(a: Strip, b: Strip, start: Floats, sigma: float, n: int, rich: bool) -> Offset | None:
+    """`fine` at half the bins of the search: large tiles have more structure than a hundredth of a pixel asks for."""
+    m = max(1, n // 2)
+    away = np.array(a.origin) - np.array(b.origin)
+    found = fine(binned(a, m), binned(b, m), (start - away) / m, max(1.0, sigma / m), rich=rich)
+    if found is None:
+        return None
+    at, wide = found.displacement * m + away, found.covariance * m**2
+    return replace(found, displacement=at, covariance=wide)
 
 # %% ../../nbs/05_mosaic/24_pairs.ipynb #4bbe9851
 BENT, TOLERANT = (

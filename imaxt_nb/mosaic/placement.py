@@ -5,7 +5,7 @@
 # %% ../../nbs/05_mosaic/27_placement.ipynb #5892bce1
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,16 +16,21 @@ from threadpoolctl import threadpool_limits
 from .graph import BlockTridiagonal, Floats, Ints, islands
 
 # %% auto #0
-__all__ = ['MODEL_SIGMA', 'FIRM_PX', 'GROSS', 'NU', 'LEAST_FLOOR', 'MOST_FLOOR', 'EXACT', 'Links', 'Placement', 'place']
+__all__ = ['MODEL_SIGMA', 'FIRM_PX', 'VAGUE_PX', 'GROSS', 'NU', 'LEAST_FLOOR', 'MOST_FLOOR', 'EXACT', 'Links', 'Placement',
+           'place']
 
 # %% ../../nbs/05_mosaic/27_placement.ipynb #c7b9e142
 @dataclass(frozen=True)
 class Links:
-    """Accepted offsets: tiles (m, 2), displacement of the second in the first (m, 2), covariance (m, 2, 2)."""
+    """Accepted offsets: tiles (m, 2), displacement of the second in the first (m, 2), covariance (m, 2, 2).
+
+    `common` (m, 2, k): what all of them may be wrong by together, in k independent ways, each by one standard error; None: nothing.
+    """
 
     tiles: Ints
     displacement: Floats
     covariance: Floats
+    common: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,9 @@ class Placement:
 
 # %% ../../nbs/05_mosaic/27_placement.ipynb #67139084
 MODEL_SIGMA = 0.02  # how far scale, rotation and shear of a stage may be from what it claims
-FIRM_PX = 3.0  # along a direction where a link's error is larger, its covariance can't be trusted, and it says nothing
-GROSS = 10.0  # a link that misses the others by so many of its errors is left out
+FIRM_PX = 1.0  # a link whose error is larger doesn't make its tiles registered, though it helps to place them
+VAGUE_PX = 3.0  # along a direction where a link's error is larger, its covariance can't be trusted, and it says nothing
+GROSS = 6.0  # a link that misses the others by so many of its errors is left out
 NU = 4.0  # degrees of freedom of Student's t: heavy tails of links and stage
 
 
@@ -197,7 +203,7 @@ def _excess(links: Links, s: _Solution, weight: Floats, floor: float) -> float:
     )  # median of chi squared over its mean, two numbers
 
 # %% ../../nbs/05_mosaic/27_placement.ipynb #13cbcf86
-LEAST_FLOOR, MOST_FLOOR = 0.01, 3.0  # px; errors that neighbouring links share don't show in loops
+LEAST_FLOOR, MOST_FLOOR = 0.005, 3.0  # px; errors that neighbouring links share don't show in loops
 EXACT = np.zeros(4)
 
 
@@ -227,7 +233,8 @@ def _sharp_directions(links: Links, limit: float) -> Links:
         return links
     values, axes = np.linalg.eigh(links.covariance)
     values = np.where(values > limit**2, 1e4 * values, values)
-    return Links(links.tiles, links.displacement, np.einsum("mij,mj,mkj->mik", axes, values, axes))
+    vague = np.einsum("mij,mj,mkj->mik", axes, values, axes)
+    return replace(links, covariance=vague)
 
 
 def place(links: Links, stage: Floats, stage_error: float, unit: float = 1.0) -> Placement:
@@ -243,7 +250,7 @@ def place(links: Links, stage: Floats, stage_error: float, unit: float = 1.0) ->
 # %% ../../nbs/05_mosaic/27_placement.ipynb #a1dfbc78
 def _place(links: Links, stage: Floats, stage_error: float, unit: float) -> Placement:
     n, middle = len(stage), stage.mean(axis=0)
-    links = _sharp_directions(links, FIRM_PX * unit)
+    links = _sharp_directions(links, VAGUE_PX * unit)
     firm = np.linalg.eigvalsh(links.covariance)[:, -1] <= (FIRM_PX * unit) ** 2
     label = islands(n, links.tiles[firm])
     frame = label == 0
@@ -258,7 +265,7 @@ def _place(links: Links, stage: Floats, stage_error: float, unit: float) -> Plac
     count = np.bincount(links.tiles[firm].ravel(), minlength=n)
     return Placement(
         s.x + middle,
-        _errors(s, label),
+        _errors(s, label, _common(links, s, weight[:, None, None] * inverse)),
         weight,
         r,
         pull,
@@ -271,7 +278,23 @@ def _place(links: Links, stage: Floats, stage_error: float, unit: float) -> Plac
     )
 
 # %% ../../nbs/05_mosaic/27_placement.ipynb #0633ce0a
-def _errors(s: _Solution, island: Ints) -> Floats:
+def _respond(s: _Solution, g: Floats) -> Floats:
+    """How positions (2n, k) follow changes of the right side (2n, k)."""
+    return np.asarray(s.factor.solve(g) + s.response @ (s.schur @ (s.response.T @ g)))
+
+
+def _common(links: Links, s: _Solution, w: Floats) -> Floats:
+    """(2n, k): how positions follow what all links may be wrong by together."""
+    n = len(s.x)
+    if links.common is None or links.common.shape[2] == 0:
+        return np.zeros((2 * n, 0))
+    g, pull = np.zeros((2 * n, links.common.shape[2])), w @ links.common
+    np.add.at(g, 2 * links.tiles[:, 1:] + np.arange(2), pull)
+    np.subtract.at(g, 2 * links.tiles[:, :1] + np.arange(2), pull)
+    return _respond(s, g)
+
+
+def _errors(s: _Solution, island: Ints, common: Floats) -> Floats:
     """(n, 2) standard deviations of the positions to the mean of the well-placed tiles of the largest island."""
     n = len(island)
     own = np.arange(2 * n)
@@ -282,8 +305,10 @@ def _errors(s: _Solution, island: Ints) -> Floats:
         for axis in range(2):
             u = np.zeros(2 * n)
             u[axis::2] = frame / frame.sum()
-            v = s.factor.solve(u) + s.response @ (s.schur @ (s.response.T @ u))
+            v = _respond(s, u)
             variance[:, axis] += u @ v - 2 * v[axis::2]
         total = variance.sum(axis=1)
         frame = (island == 0) & (total <= 4 * np.median(total[island == 0]))
-    return np.asarray(np.sqrt(np.maximum(variance, 0)))
+    stretch = common.reshape(n, 2, -1)
+    stretch = stretch - stretch[frame].mean(axis=0)
+    return np.asarray(np.sqrt(np.maximum(variance, 0) + (stretch**2).sum(axis=2)))

@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from .distortion import Distortion
 from .placement import Links
 from .register import Registered
 
@@ -17,13 +18,14 @@ from .register import Registered
 __all__ = ['links_of', 'planes_agree', 'together']
 
 # %% ../../nbs/05_mosaic/28_planes.ipynb #633727f0
-def links_of(r: Registered, use: NDArray[np.bool_]) -> Links:
-    """The links of the pairs to `use` (m,), as placement takes them."""
+def links_of(r: Registered, use: NDArray[np.bool_], d: Distortion | None = None) -> Links:
+    """The links of the pairs to `use` (m,), as placement takes them, with what the error of a distortion does to all of them."""
     chosen = [k.offset for k, u in zip(r.links, use, strict=True) if u and k.offset is not None]
     if not chosen:
         return Links(np.zeros((0, 2), int), np.zeros((0, 2)), np.zeros((0, 2, 2)))
-    d, v = (np.array([getattr(o, n) for o in chosen]) for n in ("displacement", "covariance"))
-    return Links(r.pairs[use], d, v)
+    at, v = (np.array([getattr(o, n) for o in chosen]) for n in ("displacement", "covariance"))
+    common = None if d is None else np.stack([d.common_modes(x) for x in at])
+    return Links(r.pairs[use], at, v, common)
 
 
 def planes_agree(found: list[Registered]) -> bool | None:
@@ -40,8 +42,10 @@ def planes_agree(found: list[Registered]) -> bool | None:
 
 def together(links: list[Links]) -> Links:
     """The planes' links as one set; a pair may be in it several times."""
+    common = [k.common for k in links if k.common is not None]
     return Links(
         np.concatenate([k.tiles for k in links]),
         np.concatenate([k.displacement for k in links]),
         np.concatenate([k.covariance for k in links]),
+        None if not common else np.concatenate(common),
     )

@@ -21,11 +21,17 @@ from ..core.files import digest_text
 from ..core.parameters import Parameters, param
 from ..core.progress import track
 from .calibration import Calibration
-from .neighbours import stage_pixels
-from .orientation import find_orientation, the_orientation
-from .placement import place
+from .neighbours import neighbours, stage_pixels
+from imaxt_nb.mosaic.orientation import (
+    coarse_view,
+    coarseness,
+    find_orientation,
+    structure,
+    the_orientation,
+)
+from .placement import Links, Placement, place
 from .planes import links_of, planes_agree, together
-from .register import neighbours, register_widening
+from .register import register_widening
 from .strips import Stabiliser, find_stabiliser
 from .tile_tables import SectionPlaces, from_json, link_rows, tile_rows, to_json
 from ..sample.places import exists, join, read_json, save_json
@@ -85,22 +91,21 @@ def reader(
     return read
 
 
-def stabiliser(
-    section: TileSection, channels: list[int], c: Calibration, most: int = 9
-) -> Stabiliser:
-    """The scale of intensities from some tiles of a section."""
+def stabiliser(raw: RawTiles, channels: list[int], c: Calibration, most: int = 9) -> Stabiliser:
+    """The scale of intensities from some images of each channel, spread over the sample."""
     images: list[list[Any]] = [[] for _ in channels]
+    sections, some = [raw.section(n) for n in raw.sections], (slice(None, None, 16),) * 2
     for k, channel in enumerate(channels):
-        there = np.argwhere(section.present[:, :, channel])
-        for tile, plane in there[:: max(1, len(there) // most)]:
+        there = [(s, *tp) for s in sections for tp in np.argwhere(s.present[:, :, channel])]
+        for section, tile, plane in there[len(there) // (2 * most) :: -(-len(there) // most) or 1]:
             found = read_whole(section, int(tile), int(plane), channel)
             if found is None:
                 continue
-            image = found.astype(np.float32)
-            image -= 0 if c.dark is None else c.dark[channel]
-            image /= 1 if c.flat is None else np.where(c.flat[channel] > 0, c.flat[channel], np.nan)
-            images[k].append(np.where(c.weight > 0, image, np.nan))
-    return find_stabiliser(images)
+            image = found[some].astype(np.float32)
+            image -= 0 if c.dark is None else c.dark[channel][some]
+            image *= c.gain[some] if c.flat is None else c.gain[channel][some]
+            images[k].append(image)
+    return find_stabiliser(images, step=1)
 
 # %% ../../nbs/05_mosaic/29_positions.ipynb #093e6621
 def _channel_calibration(c: Calibration, channels: list[int]) -> Calibration:
@@ -126,13 +131,12 @@ def _stage_places(section: TileSection, raw: RawTiles, orientation: Any) -> Floa
 # %% ../../nbs/05_mosaic/29_positions.ipynb #4836b44c
 def place_section(
     section: TileSection, raw: RawTiles, c: Calibration, p: PlaceParameters, orientation: Any, channels: list[int],
-    threads: int,
+    root: Stabiliser, threads: int,
 ) -> SectionPlaces:  # fmt: skip
-    """Offsets and placement of all planes of a section."""
+    """Offsets and placement of all planes of a section; `c` is the calibration of the `channels`."""
     pixel_um = np.asarray(raw.pixel_um, float)
     places = _stage_places(section, raw, orientation)
-    root = stabiliser(section, channels, c)
-    c, pairs = _channel_calibration(c, channels), neighbours(places, raw.tile_shape)
+    pairs = neighbours(places, raw.tile_shape)
     reach = int(np.ceil(p.max_stage_error_um / pixel_um.min()))
     error = p.stage_error_um / float(pixel_um.mean())
     found, notes = [], []
@@ -146,21 +150,35 @@ def place_section(
             notes.append(
                 f"section {section.number}, plane {plane}: {lucky} of {len(r.chance)} pairs that can't overlap look alike; links need {floor:.0f} sigma"
             )
-    links = [links_of(r, r.accepted) for r in found]
+    links = [links_of(r, r.accepted, c.distortion) for r in found]
     same = p.planes == "together" or (p.planes == "auto" and bool(planes_agree(found)))
-    if same:
-        links = [together(links)] * len(links)
-    placed = [place(k, places, error) for k in (links[:1] * len(links) if same else links)]
+    placed, weights = _place_planes(links, places, error, same)
     tiles = [tile_rows(section, k, q, pixel_um) for k, q in enumerate(placed)]
     rows = [
-        link_rows(section, k, r, q, r.accepted, pixel_um)
-        for k, (r, q) in enumerate(zip(found, placed, strict=True))
+        link_rows(section, k, r, q, w, pixel_um)
+        for k, (r, q, w) in enumerate(zip(found, placed, weights, strict=True))
     ]
+    out = sum(int((w == 0).sum()) for w in weights)
+    if out:
+        of = f"{out} of {sum(len(w) for w in weights)} links"
+        notes.append(f"section {section.number}: {of} contradict the others, and are left out")
     return SectionPlaces(
         pd.concat(tiles, ignore_index=True), pd.concat(rows, ignore_index=True), notes
     )
 
 # %% ../../nbs/05_mosaic/29_positions.ipynb #ec6f90ac
+def _place_planes(
+    links: list[Links], places: Floats, error: float, same: bool
+) -> tuple[list[Placement], list[Floats]]:
+    """The placement of each plane, one for all if they are the `same`, and the weights of each plane's links."""
+    if not same:
+        placed = [place(k, places, error) for k in links]
+        return placed, [q.weight for q in placed]
+    one = place(together(links), places, error)
+    ends = np.cumsum([len(k.tiles) for k in links])[:-1]
+    return [one] * len(links), np.split(one.weight, ends)
+
+# %% ../../nbs/05_mosaic/29_positions.ipynb #277b8185
 def _channels(raw: RawTiles, names: list[str]) -> list[int]:
     known = [ch.name for ch in raw.channels]
     for name in names:
@@ -176,7 +194,7 @@ def _channels(raw: RawTiles, names: list[str]) -> list[int]:
 
 
 def orientation_of(
-    raw: RawTiles, c: Calibration, p: PlaceParameters, channels: list[int], warn: Warn, threads: int
+    raw: RawTiles, p: PlaceParameters, channels: list[int], warn: Warn
 ) -> NDArray[np.int_]:
     """As the parameters say, else as the raw tiles, else from the overlaps of the section with most tiles."""
     given = p.orientation or raw.orientation
@@ -185,19 +203,35 @@ def orientation_of(
     sections = [raw.section(n) for n in raw.sections]
     section = max(sections, key=lambda s: int(s.present.any(axis=(1, 2)).sum()))
     plane = int(np.argmax(section.present.any(axis=2).sum(axis=0)))
-    root, c = stabiliser(section, channels, c), _channel_calibration(c, channels)
-    stage = section.table[["stage_x_um", "stage_y_um"]].to_numpy(float)
-    reach = int(np.ceil(p.max_stage_error_um / min(raw.pixel_um)))
-    evidence = find_orientation(
-        reader(section, plane, channels), stage, raw.pixel_um, c, root, reach, threads=threads
-    )
+    seen = channels if len(channels) == 1 else _most_structured(section, plane, channels)
+    read, stage = reader(section, plane, seen), section.table[["stage_x_um", "stage_y_um"]]
+
+    def one(tile: int) -> NDArray[Any] | None:
+        images = read(tile)
+        return None if images is None else images[0]
+
+    reach = p.max_stage_error_um / min(raw.pixel_um)
+    args = (one, stage.to_numpy(float), raw.pixel_um, raw.tile_shape, reach)
+    evidence = find_orientation(*args)
     found = the_orientation(evidence, raw.place)
     warn(
         f"orientation {found.tolist()} found from the overlaps of section {section.number}: {evidence.text()}"
     )
     return found
 
-# %% ../../nbs/05_mosaic/29_positions.ipynb #277b8185
+
+def _most_structured(section: TileSection, plane: int, channels: list[int]) -> list[int]:
+    """The channel with most structure in some tiles, as a list."""
+
+    def rich(c: int) -> float:
+        there = np.flatnonzero(section.present[:, plane, c])[:: max(1, len(section.table) // 8)]
+        images = [read_whole(section, int(t), plane, c) for t in there]
+        seen = [structure(coarse_view(i, coarseness(i.shape))) for i in images if i is not None]
+        return float(np.median(seen)) if seen else 0.0
+
+    return [max(channels, key=rich)]
+
+# %% ../../nbs/05_mosaic/29_positions.ipynb #7d2ef722
 def place_sample(
     sample: Sample,
     raw: RawTiles,
@@ -210,7 +244,8 @@ def place_sample(
     """Place all tiles of a sample; writes and returns `tables/tiles<suffix>.parquet`, with `tile_links<suffix>` beside.
 
     Sections are committed one by one: with the same `key` an interrupted call goes on where it was. Positions are those of ideal pixel
-    (0, 0) in the mosaic frame, um. `warn` gets what a person should know.
+    (0, 0) in the mosaic frame, um; its unit is the recorded pixel at the optical axis. `x_err_um`, `y_err_um`: standard errors to the well-placed tiles of
+    the section, the error of the distortion included, that of the recorded pixel size not. `warn` gets what a person should know.
     """
     threads = os.cpu_count() or 1
     calibration.check(len(raw.channels), raw.tile_shape, raw.place)
@@ -220,8 +255,10 @@ def place_sample(
         _forget(draft)
     orientation = _kept(
         join(draft, "orientation.json"),
-        lambda: orientation_of(raw, calibration, parameters, channels, warn, threads).tolist(),
+        lambda: orientation_of(raw, parameters, channels, warn).tolist(),
     )
+    root = stabiliser(raw, channels, calibration)
+    own = _channel_calibration(calibration, channels)
     parts = []
     for number in track(raw.sections, "sections"):
         file = join(draft, f"{number:04d}.json")
@@ -229,10 +266,11 @@ def place_sample(
             place_section,
             raw.section(number),
             raw,
-            calibration,
+            own,
             parameters,
             orientation,
             channels,
+            root,
             threads,
         )
         parts.append(from_json(_kept(file, lambda: to_json(work()))))  # noqa: B023

@@ -11,7 +11,7 @@ from .distortion import TERMS, monomials
 from .overlap_shifts import Matrix, N
 
 # %% auto #0
-__all__ = ['CENTRE', 'ASKED', 'shrink_to_radial', 'predicted_error']
+__all__ = ['CENTRE', 'ASKED', 'shrink_to_radial', 'predicted_error', 'linear_terms', 'about_axis']
 
 # %% ../../nbs/05_mosaic/12_radial_prior.ipynb #e5f49535
 CENTRE = 0.1  # of the scale: how far the centre of a distortion is from the middle of the tile
@@ -86,3 +86,39 @@ def predicted_error(covariance: Matrix, n: int = 21) -> Matrix:
     blocks = (covariance[:half, :half], covariance[half:, half:])
     total = sum(np.einsum("gi,ij,gj->g", terms, c, terms) for c in blocks)
     return np.asarray(np.sqrt(np.maximum(total, 0))).reshape(n, n)
+
+# %% ../../nbs/05_mosaic/12_radial_prior.ipynb #2962424e
+def _slopes(coefficients: Matrix, u: float, v: float) -> Matrix:
+    """(2, 2): derivatives along u and v of both components (2, 10) at a place."""
+    zero, uv = 0.0, u * v
+    along_u = [2 * u, v, zero, 3 * u * u, 2 * uv, v * v, zero, 3 * u * uv, 2 * uv * v, v**3]
+    along_v = [zero, u, 2 * v, zero, u * u, 2 * uv, 3 * v * v, u**3, 2 * u * uv, 3 * uv * v]
+    return np.asarray(coefficients @ np.array([along_u, along_v]).T)
+
+
+def linear_terms(x: Matrix, covariance: Matrix) -> Matrix:
+    """(2, 2) px: the linear terms that make a polynomial (20,) stationary at its axis, which is where its quadratic terms vanish.
+
+    The axis is within `CENTRE` of the middle, as the prior has it; `covariance` (20, 20) says what the quadratic terms are worth.
+    """
+    c = x[:N].reshape(2, -1)
+    q = c[:, :3].ravel()
+    change = np.array([[[3 * k[3], k[4]], [2 * k[4], 2 * k[5]], [k[5], 3 * k[6]]] for k in c])
+    change = change.reshape(6, 2)
+    some = [0, 1, 2, 10, 11, 12]
+    w = np.linalg.inv(covariance[np.ix_(some, some)] + 1e-3**2 * np.eye(6))
+    h = change.T @ w @ change + np.eye(2) / CENTRE**2
+    u, v = -np.linalg.solve(h, change.T @ w @ q)
+    return -_slopes(c, float(u), float(v))
+
+
+def about_axis(x: Matrix, covariance: Matrix, step: float = 1e-4) -> tuple[Matrix, Matrix]:
+    """Linear terms (2, 2), and the covariance (24, 24) of all terms: of each component `TERMS`, u, v."""
+    linear = linear_terms(x, covariance)
+    change = np.zeros((2, len(TERMS) + 2, N))
+    for i in range(N):
+        change[i // len(TERMS), i % len(TERMS), i] = 1
+        moved = x[:N] + step * (np.arange(N) == i)
+        change[:, len(TERMS) :, i] = (linear_terms(moved, covariance) - linear) / step
+    full = change.reshape(-1, N)
+    return linear, np.asarray(full @ covariance[:N, :N] @ full.T)

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from .calibration import Calibration
 from imaxt_nb.mosaic.pairs import (
@@ -29,22 +28,11 @@ from .search import Floats, Search, Spectrum, plan_search
 from .strips import Stabiliser, Strip, cut_strip, overlap_boxes
 
 # %% auto #0
-__all__ = ['Ints', 'Read', 'MISSING', 'neighbours', 'Registered', 'register', 'calibrated', 'register_widening']
+__all__ = ['Ints', 'Read', 'MISSING', 'Registered', 'register', 'calibrated', 'register_widening']
 
-# %% ../../nbs/05_mosaic/25_register.ipynb #2b25d400
+# %% ../../nbs/05_mosaic/25_register.ipynb #807ec6d7
 Ints = NDArray[np.int_]
 Read = Callable[[int], NDArray[Any] | None]  # of a tile: (c, y, x), None where it is missing
-
-
-def neighbours(places: Floats, shape: tuple[int, int], least_px: float = 8) -> Ints:
-    """(m, 2) pairs of tiles at `places` (n, 2) px (row, column), that overlap along a side; sorted."""
-    tree = cKDTree(places)
-    pairs = tree.query_pairs(float(np.hypot(*shape)), output_type="ndarray")
-    common = np.array(shape) - np.abs(places[pairs[:, 1]] - places[pairs[:, 0]])
-    side = (common >= np.array(shape) / 2).any(axis=1) & (common >= least_px).all(axis=1)
-    whole = (common > 0.95 * np.array(shape)).all(axis=1)  # one place imaged twice is no neighbour
-    pairs = np.sort(pairs[side & ~whole], axis=1)
-    return np.asarray(pairs[np.lexsort(pairs.T[::-1])], int)
 
 # %% ../../nbs/05_mosaic/25_register.ipynb #28cbb514
 @dataclass(frozen=True)

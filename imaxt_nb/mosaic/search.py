@@ -18,7 +18,7 @@ from .gather import Box
 from .strips import Pixels, Strip
 
 # %% auto #0
-__all__ = ['HIGH_PASS', 'TAPER', 'RINGS', 'Floats', 'flatten', 'bin_mean', 'Spectrum', 'spectrum', 'Peak', 'correlate',
+__all__ = ['HIGH_PASS', 'TAPER', 'RINGS', 'Floats', 'flatten', 'bin_mean', 'binned', 'Spectrum', 'spectrum', 'Peak', 'correlate',
            'find_peaks', 'Search', 'plan_search', 'search']
 
 # %% ../../nbs/05_mosaic/21_search.ipynb #8ebe2c97
@@ -41,6 +41,13 @@ def bin_mean(values: Pixels, n: int) -> Pixels:
     cut = values[..., : h * n, : w * n]
     rows = reduce(np.add, [cut[..., i::n, :] for i in range(n)])
     return np.asarray(reduce(np.add, [rows[..., i::n] for i in range(n)]) / np.float32(n * n))
+
+
+def binned(strip: Strip, n: int) -> Strip:
+    """A strip in bins of n px; its first bin begins at the strip's first pixel, and its origin is 0."""
+    weight = None if strip.weight is None else bin_mean(strip.weight, n)
+    noise = np.asarray(strip.noise / n, np.float32)
+    return Strip(bin_mean(strip.values, n), weight, (0, 0), noise)
 
 
 def _taper(n: int) -> Pixels:
@@ -72,8 +79,8 @@ def _rings(shape: tuple[int, int]) -> tuple[Any, Any]:
 
 def spectrum(strip: Strip, shape: tuple[int, int], bins: int) -> Spectrum:
     """The spectrum of a strip padded to `shape`, which must hold the strip and the shifts that are searched."""
-    weight = None if strip.weight is None else bin_mean(strip.weight, bins)
-    values = bin_mean(strip.values, bins)
+    view = binned(strip, bins)
+    values, weight = view.values, view.weight
     taper = _taper(values.shape[1])[:, None] * _taper(values.shape[2])
     flat = np.stack([flatten(v, weight, HIGH_PASS) * taper for v in values])
     transform = sf.rfft2(flat, shape)
@@ -84,7 +91,6 @@ def spectrum(strip: Strip, shape: tuple[int, int], bins: int) -> Spectrum:
     outer = np.median(radial[:, RINGS * 7 // 8 :], axis=1)
     own = (strip.noise / bins) ** 2 * float((taper**2).sum())
     noise = np.clip(own, 0.05 * outer, outer)[:, None] + 1e-12
-    view = Strip(values, weight, (0, 0), np.asarray(strip.noise / bins, np.float32))
     return Spectrum(transform, noise, np.clip(radial / noise - 1, 0, None), view)
 
 # %% ../../nbs/05_mosaic/21_search.ipynb #1fd75134

@@ -44,8 +44,9 @@ def stray_light(
 ) -> Stray:
     """Stray light from the tiles' means along the other axis (n tiles of one length), pedestal subtracted.
 
-    A border is dropped as far as the excess is more than `tolerance` of the level of the dimmest tiles (their 10th
-    percentile) and its error, if it is four times its error at the border; within the first and last `share` of the axis and `most` px.
+    A border is dropped as far as the excess falls by more than `tolerance` of the level of the dimmest tiles (their 10th
+    percentile) and its error within a quarter of the `share` of the axis that is looked at, if it is four times its error at the border; `most` px.
+    (What changes more slowly is the flat field and the tissue, not stray light.)
     """
     p = np.stack(profiles).astype(np.float64)
     p = p[np.isfinite(p).all(axis=1) & (np.median(p, axis=1) > 0)]
@@ -60,7 +61,8 @@ def stray_light(
         a, e = _intercept(p[:, end][:, :m], p[:, end][:, m : 2 * m].mean(axis=1))
         excess[end][:m], error[end][:m] = a, e
         smooth = ndi.uniform_filter1d(a, 5, mode="nearest")
-        sure, bad = (smooth > np.maximum(tolerance * level, k * e + 1e-12) for k in (4, 1))
+        fall, e = smooth - _ahead(smooth, m // 4), np.hypot(e, _ahead(e, m // 4))
+        sure, bad = (fall > np.maximum(tolerance * level, k * e + 1e-12) for k in (4, 2))
         drop = (
             int(1.5 * _contiguous(bad, m)) + 2 if sure[:5].any() else 0
         )  # a tail goes on below the noise
@@ -68,6 +70,11 @@ def stray_light(
     return Stray(excess, error, level, drops[0], drops[1])
 
 # %% ../../nbs/05_mosaic/06_stray.ipynb #4918832e
+def _ahead(a: Line, d: int) -> Line:
+    """What lies d px further from the border, as far as it was measured."""
+    return np.r_[a[d:], np.full(d, a[-d:].mean())]
+
+
 def _contiguous(bad: NDArray[np.bool_], most: int) -> int:
     """How far a border is bad; gaps of a few px don't end it."""
     closed = ndi.binary_closing(np.r_[np.ones(8, bool), bad], iterations=3)[8:]

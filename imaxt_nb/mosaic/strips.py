@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from ..core.errors import BadInput
 from .calibration import Calibration
-from .gather import Box, gather
+from .gather import Box, correct, gather
 
 # %% auto #0
-__all__ = ['Pixels', 'overlap_boxes', 'Stabiliser', 'find_stabiliser', 'Strip', 'noise_of', 'cut_strip']
+__all__ = ['Pixels', 'ENOUGH_PX', 'overlap_boxes', 'Stabiliser', 'find_stabiliser', 'Strip', 'noise_of', 'cut_strip']
 
 # %% ../../nbs/05_mosaic/20_strips.ipynb #ec2b75e1
 def overlap_boxes(
@@ -89,6 +89,15 @@ def noise_of(values: Pixels) -> Pixels:
     second = np.abs(d - e[:, :, : d.shape[2]]).reshape(len(values), -1)
     return np.asarray(np.median(second, axis=1) / (2 * 0.6745), np.float32)
 
+
+ENOUGH_PX = 2**18  # of these, some rows tell the noise
+
+
+def _pairs_of_rows(n: int, apart: int) -> NDArray[np.int_]:
+    """Rows 0, 1, apart, apart + 1, ... of n."""
+    first = np.arange(0, max(n - 1, 1), apart)
+    return np.minimum(np.stack([first, first + 1], 1).ravel(), n - 1)
+
 # %% ../../nbs/05_mosaic/20_strips.ipynb #6b33c732
 def cut_strip(
     tile: NDArray[Any], box: Box, calibration: Calibration, root: Stabiliser, step: int = 16
@@ -97,10 +106,8 @@ def cut_strip(
     if tile.shape[1:] != calibration.tile_shape:
         raise BadInput("wrong tile size", found=tile.shape[1:], expected=calibration.tile_shape)
     r0, r1, c0, c1 = box
-    raw = tile[:, r0:r1, c0:c1]
-    dark = None if calibration.dark is None else calibration.dark[:, r0:r1, c0:c1]
-    plain = raw.astype(np.float32) if dark is None else raw - dark
-    values, weight = plain, None
+    cut = (slice(None), slice(r0, r1), slice(c0, c1))
+    weight = None
     if calibration.distortion is not None or calibration.flat is not None:
         values, weights = gather(
             tile,
@@ -108,16 +115,23 @@ def cut_strip(
             calibration.lattice(step),
             step,
             calibration.dark,
-            calibration.flat,
+            None,
             calibration.weight,
+            gain=calibration.gain,
         )
         weight = weights.min(axis=0)
-    elif calibration.weight.min() < 1:
+    else:
+        values = correct(
+            tile[cut], None if calibration.dark is None else calibration.dark[cut], None
+        )
         weight = calibration.weight[r0:r1, c0:c1]
     bad = ~np.isfinite(values).all(axis=0)
     if bad.any():
         values = np.where(bad, root.zero[:, None, None], values)
         weight = np.where(bad, 0, 1 if weight is None else weight).astype(np.float32)
     whole = weight is None or weight.min() == 1
+    rows = r0 + _pairs_of_rows(r1 - r0, 8 if (r1 - r0) * (c1 - c0) > ENOUGH_PX else 2)
+    some = (slice(None), rows, slice(c0, c1))
+    plain = correct(tile[some], None if calibration.dark is None else calibration.dark[some], None)
     noise = noise_of(root(np.nan_to_num(plain)))
     return Strip(root(values), None if whole else weight, (r0, c0), noise)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from .placement import Placement
 from .register import Registered
@@ -51,11 +50,18 @@ def link_rows(
     plane: int,
     r: Registered,
     p: Placement,
-    used: NDArray[np.bool_],
+    weights: Floats,
     pixel_um: Floats,
 ) -> pd.DataFrame:
-    """A row a pair: what was measured (um, x and y), and how it fits (residual, pull, weight)."""
-    n = len(r.pairs)
+    """A row a pair: what was measured (um, x and y), what placement leaves of it, and its weight there.
+
+    `weights`: of the links that were believed, in their order; one that contradicts the others has 0, and is not accepted: an outlier.
+    """
+    n, used = len(r.pairs), r.accepted
+    weight = np.zeros(n)
+    weight[used] = weights
+    why = np.array([k.reason for k in r.links], object)
+    why[used & (weight == 0)] = "outlier"
     d, v, s = np.full((n, 2), np.nan), np.full((n, 2), np.nan), np.full((3, n), np.nan)
     for i, k in enumerate(r.links):
         if k.offset is not None:
@@ -71,7 +77,8 @@ def link_rows(
             "section": section.number, "plane": plane, "tile_a": tiles[r.pairs[:, 0]], "tile_b": tiles[r.pairs[:, 1]],
             "dx_um": d[:, 0], "dy_um": d[:, 1], "dx_err_um": v[:, 0], "dy_err_um": v[:, 1],
             "significance": s[2], "agreement": s[0], "agreement_err": s[1],
-            "residual_x_um": rest[:, 1], "residual_y_um": rest[:, 0], "accepted": used, "reason": [k.reason for k in r.links],
+            "residual_x_um": rest[:, 1], "residual_y_um": rest[:, 0], "accepted": weight > 0, "reason": why,
+            "weight": weight,
         }
     )  # fmt: skip
 
@@ -83,7 +90,7 @@ def to_json(s: SectionPlaces) -> dict[str, Any]:
     return {"tiles": columns(s.tiles), "links": columns(s.links), "notes": s.notes}
 
 
-MEASURES = ("significance", "agreement", "agreement_err")
+MEASURES = ("significance", "agreement", "agreement_err", "weight")
 
 
 def from_json(own: dict[str, Any]) -> SectionPlaces:
