@@ -52,7 +52,7 @@ def read_geojson(file: str | os.PathLike[str]) -> list[list[list[Ring]]]:
         raise BadInput("no features", file=path, expected="a FeatureCollection or a list")
     return [_rings(f.get("geometry"), path, k) for k, f in enumerate(features)]
 
-# %% ../../nbs/08_cells/19_annotations.ipynb #bcae2fbf
+# %% ../../nbs/08_cells/19_annotations.ipynb #df317abd
 def _mask(
     polygons: list[list[Ring]], shape: tuple[int, int]
 ) -> tuple[tuple[slice, slice], NDArray[np.bool_]]:
@@ -91,7 +91,7 @@ def labels_of_outlines(
         depth[box][wins] = mine[wins]
     return labels
 
-# %% ../../nbs/08_cells/19_annotations.ipynb #03314e44
+# %% ../../nbs/08_cells/19_annotations.ipynb #56a9c407
 def consensus(
     annotations: Sequence[NDArray[np.int32]], votes: int | None = None
 ) -> NDArray[np.int32]:
