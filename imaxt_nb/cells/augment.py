@@ -62,7 +62,7 @@ def contrast(patch: Plane, labels: NDArray[np.int32]) -> float:
     inside = labels > 0
     if not inside.any() or inside.all():
         return 1.0
-    return float(max(np.median(patch[inside]) - np.median(patch[~inside]), 1e-2))
+    return max(float(np.median(patch[inside]) - np.median(patch[~inside])), 1e-2)
 
 
 def dim_some(rng: Random, patch: Plane, labels: NDArray[np.int32], faintest: float) -> Plane:

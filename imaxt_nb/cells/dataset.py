@@ -18,7 +18,7 @@ from ..core.errors import BadInput
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'LUMINANCE', 'image_files', 'read_any', 'to_plane', 'clean_labels', 'Labelled', 'median_diameter',
-           'read_pair', 'read_dataset']
+           'read_pair', 'read_dataset', 'write_dataset']
 
 # %% ../../nbs/08_cells/10_dataset.ipynb #cebb060f
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
@@ -52,7 +52,7 @@ def read_any(file: str | os.PathLike[str]) -> NDArray[Any]:
     except Exception as e:
         raise BadInput("not a readable image", file=path, found=f"{type(e).__name__}: {e}") from e
 
-# %% ../../nbs/08_cells/10_dataset.ipynb #9d5918bd
+# %% ../../nbs/08_cells/10_dataset.ipynb #3a596024
 def to_plane(image: NDArray[Any], file: str | os.PathLike[str] | None = None) -> NDArray[Any]:
     """One plane (y, x): a plane as it is, colours (y, x, 3 or 4) as luminance, axes of length 1 dropped.
 
@@ -68,21 +68,25 @@ def to_plane(image: NDArray[Any], file: str | os.PathLike[str] | None = None) ->
     return flat.astype(np.uint8) if flat.dtype.kind == "b" else flat
 
 
-def clean_labels(labels: NDArray[Any], file: str | os.PathLike[str] | None = None) -> NDArray[np.int32]:
+def clean_labels(
+    labels: NDArray[Any], file: str | os.PathLike[str] | None = None
+) -> NDArray[np.int32]:
     """Labels (y, x) as 1..n int32 without gaps, in the order of their numbers; 0 is background.
 
     Whole numbers stored as floats are taken. Raises `BadInput` for fractions, negative numbers, NaN.
     """
     if labels.ndim != 2:
         raise BadInput("labels are not a plane", file=file, found=labels.shape, expected="(y, x)")
-    if labels.dtype.kind == "f" and not (np.isfinite(labels).all() and (labels == np.round(labels)).all()):
+    if labels.dtype.kind == "f" and not (
+        np.isfinite(labels).all() and (labels == np.round(labels)).all()
+    ):
         raise BadInput("labels must be whole numbers", file=file, found=labels.dtype)
     if labels.dtype.kind not in "uifb" or labels.min(initial=0) < 0:
         raise BadInput("labels must be whole numbers from 0", file=file, found=labels.dtype)
     ids, index = np.unique(labels, return_inverse=True)
     return (index.reshape(labels.shape) + int(ids[0] > 0 if len(ids) else 0)).astype(np.int32)
 
-# %% ../../nbs/08_cells/10_dataset.ipynb #4bd90f0b
+# %% ../../nbs/08_cells/10_dataset.ipynb #7b58a478
 @dataclass(frozen=True)
 class Labelled:
     """An image (y, x) in its own unit, its labels 1..n (y, x) and its name."""
@@ -109,11 +113,15 @@ def read_pair(image: Path, labels: Path) -> Labelled:
     plane = to_plane(read_any(image), image)
     objects = clean_labels(np.squeeze(read_any(labels)), labels)
     if objects.shape != plane.shape:
-        raise BadInput("labels of another shape", file=labels, found=objects.shape, expected=plane.shape)
+        raise BadInput(
+            "labels of another shape", file=labels, found=objects.shape, expected=plane.shape
+        )
     return Labelled(image.stem, plane, objects)
 
 
-def read_dataset(folder: str | os.PathLike[str], names: Sequence[str] | None = None) -> list[Labelled]:
+def read_dataset(
+    folder: str | os.PathLike[str], names: Sequence[str] | None = None
+) -> list[Labelled]:
     """All pairs of a data set (or those named), in the order of their names.
 
     Raises `BadInput` for an image without labels, or a name that is not there.
@@ -125,3 +133,15 @@ def read_dataset(folder: str | os.PathLike[str], names: Sequence[str] | None = N
         if name not in images or name not in labels:
             raise BadInput("an image without its labels", file=home, field=name)
     return [read_pair(images[n], labels[n]) for n in (names if names is not None else images)]
+
+# %% ../../nbs/08_cells/10_dataset.ipynb #c4427418
+def write_dataset(items: Sequence[Labelled], folder: str | os.PathLike[str]) -> None:
+    """Write `images/` and `labels/` as TIFFs, labels as uint32."""
+    import tifffile
+
+    for part in ("images", "labels"):
+        (Path(folder) / part).mkdir(parents=True, exist_ok=True)
+    for item in items:
+        tifffile.imwrite(Path(folder) / "images" / f"{item.name}.tif", item.image)
+        labels = item.labels.astype(np.uint32)
+        tifffile.imwrite(Path(folder) / "labels" / f"{item.name}.tif", labels, compression="zlib")

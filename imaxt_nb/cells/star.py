@@ -110,8 +110,8 @@ def nms(found: Candidates, overlap: float = 0.4) -> Candidates:
 def outlines_of(found: Candidates) -> NDArray[np.float32]:
     """Corners of the polygons (n, 2, rays): y and x in pixels."""
     angle = np.linspace(0, 2 * np.pi, found.dist.shape[1], endpoint=False, dtype=np.float32)
-    along = np.stack([np.sin(angle), np.cos(angle)])
-    return found.points[:, :, None] + along[None] * found.dist[:, None, :]
+    along = np.stack([np.sin(angle), np.cos(angle)])[None]
+    return np.asarray(found.points[:, :, None] + along * found.dist[:, None, :], np.float32)
 
 
 def to_labels(found: Candidates, shape_yx: tuple[int, int]) -> NDArray[np.int32]:

@@ -28,7 +28,9 @@ def smooth_field(rng: Random, shape: tuple[int, int], scale_px: float) -> Plane:
     return ((field - low) / max(high - low, 1e-6)).astype(np.float32)
 
 
-def add_spots(rng: Random, image: Plane, n: int, sigma: tuple[float, float], height: tuple[float, float]) -> None:
+def add_spots(
+    rng: Random, image: Plane, n: int, sigma: tuple[float, float], height: tuple[float, float]
+) -> None:
     """Add n Gaussian spots to an image (y, x): sigma in pixels, heights in its unit."""
     for _ in range(n):
         y, x = rng.random(2) * image.shape
@@ -37,7 +39,9 @@ def add_spots(rng: Random, image: Plane, n: int, sigma: tuple[float, float], hei
         y0, x0 = max(int(y) - reach, 0), max(int(x) - reach, 0)
         part = image[y0 : int(y) + reach + 1, x0 : int(x) + reach + 1]
         yy, xx = np.ogrid[y0 : y0 + part.shape[0], x0 : x0 + part.shape[1]]
-        part += np.float32(h) * np.exp(-((yy - y) ** 2 + (xx - x) ** 2) / (2 * s * s)).astype(np.float32)
+        part += np.float32(h) * np.exp(-((yy - y) ** 2 + (xx - x) ** 2) / (2 * s * s)).astype(
+            np.float32
+        )
 
 # %% ../../nbs/08_cells/13_synthetic.ipynb #4ab79dee
 def add_fibres(rng: Random, image: Plane, n: int, height: tuple[float, float]) -> None:
@@ -91,7 +95,8 @@ def _places(rng: Random, shape: tuple[int, int], radius: float) -> list[tuple[fl
     """Centres: alone, and in clusters whose members nearly touch."""
     area = shape[0] * shape[1]
     n = int(area / (np.pi * radius**2) * np.exp(rng.uniform(np.log(0.03), np.log(0.9)))) + 1
-    clustered, places = rng.random() < 0.6, []
+    clustered = rng.random() < 0.6
+    places: list[tuple[float, float]] = []
     while len(places) < n:
         y, x = rng.random(2) * shape
         for _ in range(int(rng.integers(2, 12)) if clustered else 1):

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -15,20 +15,26 @@ from numpy.typing import NDArray
 
 from .augment import MODEL_PX, TOP, as_input, augment_light, crowd, take_patch
 from .dataset import Labelled
+from .object_size import resize
 from .star import GRID, RAYS, candidates, nms, star_targets, to_labels
 from .synthetic import Plane, drawn_nuclei, empty_field
 from ..core.errors import BadInput
-from ..networks.levels import apply_levels, find_levels
+from ..networks.levels import NOISE_RANGE, apply_levels, find_levels
 from ..networks.training import Example, Trained, TrainingSettings, train
 from ..networks.unet import Output, UNetConfig
+from ..networks.weights import ModelCard
 
 # %% auto #0
-__all__ = ['NUCLEI_UNET', 'EMPTY_SHARE', 'DRAWN_SHARE', 'CROWDED_SHARE', 'SCALES', 'MAX_SHRUNK_PX', 'DIST_WEIGHT', 'Prepared',
-           'resize', 'prepare', 'star_examples', 'star_loss', 'quick_validation', 'train_nuclei']
+__all__ = ['NUCLEI_UNET', 'EMPTY_SHARE', 'DRAWN_SHARE', 'CROWDED_SHARE', 'SCALES', 'MAX_SHRUNK_PX', 'DIST_WEIGHT', 'LIMITS',
+           'Prepared', 'prepare', 'star_examples', 'star_loss', 'quick_validation', 'train_nuclei', 'nuclei_card']
 
-# %% ../../nbs/08_cells/15_train_nuclei.ipynb #9cd90609
+# %% ../../nbs/08_cells/15_train_nuclei.ipynb #922a1ca1
 NUCLEI_UNET = UNetConfig(
-    2, (Output("prob", 1, "sigmoid"), Output("dist", RAYS, "linear")), depth=3, filters=32, grid=GRID
+    2,
+    (Output("prob", 1, "sigmoid"), Output("dist", RAYS, "linear")),
+    depth=3,
+    filters=32,
+    grid=GRID,
 )
 EMPTY_SHARE, DRAWN_SHARE, CROWDED_SHARE = 0.1, 0.14, 0.15
 SCALES = (0.4, 2.0)
@@ -42,16 +48,6 @@ class Prepared:
     labels: NDArray[np.int32]
     group: str
     diameter_px: float
-
-
-def resize(image: NDArray[Any], factor: float) -> Plane:
-    """An image (y, x) scaled by a factor, blurred first where it shrinks; float32."""
-    from skimage.transform import resize as sk_resize
-
-    shape = [max(1, round(n * factor)) for n in image.shape]
-    if shape == list(image.shape):
-        return np.asarray(image, np.float32)
-    return sk_resize(np.asarray(image, np.float32), shape, order=1, mode="edge", anti_aliasing=factor < 1).astype(np.float32)  # fmt: skip
 
 # %% ../../nbs/08_cells/15_train_nuclei.ipynb #51655434
 MAX_SHRUNK_PX = 44.0  # larger nuclei are shrunk to this size once; patches scale the rest
@@ -74,7 +70,7 @@ def prepare(items: Sequence[Labelled], groups: Sequence[str]) -> list[Prepared]:
         made.append(Prepared(image, labels, group, size * factor))
     return made
 
-# %% ../../nbs/08_cells/15_train_nuclei.ipynb #6ca096a9
+# %% ../../nbs/08_cells/15_train_nuclei.ipynb #a606cb9e
 def star_examples(
     fields: Sequence[Prepared], settings: TrainingSettings, config: UNetConfig = NUCLEI_UNET
 ) -> Callable[[int], Example]:
@@ -97,7 +93,9 @@ def star_examples(
         some = of_group[names[int(rng.choice(len(names), p=weight / weight.sum()))]]
         field = some[int(rng.integers(len(some)))]
         wanted = MODEL_PX * np.exp(rng.uniform(*np.log(SCALES)))
-        return take_patch(rng, field.image, field.labels, settings.patch_px, wanted / field.diameter_px)
+        return take_patch(
+            rng, field.image, field.labels, settings.patch_px, wanted / field.diameter_px
+        )
 
     def patch(rng: np.random.Generator) -> tuple[Plane, NDArray[np.int32]]:
         shape = (settings.patch_px, settings.patch_px)
@@ -106,7 +104,9 @@ def star_examples(
             image = empty_field(rng, shape)
             return apply_levels(image, find_levels(image), TOP), np.zeros(shape, np.int32)
         if kind < EMPTY_SHARE + DRAWN_SHARE:
-            image, labels = drawn_nuclei(rng, shape, MODEL_PX * np.exp(rng.uniform(*np.log(SCALES))))
+            image, labels = drawn_nuclei(
+                rng, shape, MODEL_PX * np.exp(rng.uniform(*np.log(SCALES)))
+            )
         else:
             image, labels = draw(rng)
             if rng.random() < CROWDED_SHARE:
@@ -114,7 +114,9 @@ def star_examples(
         return augment_light(rng, image, labels), labels
 
     def examples(step: int) -> Example:
-        made = [patch(np.random.default_rng([settings.seed, step, k])) for k in range(settings.batch)]
+        made = [
+            patch(np.random.default_rng([settings.seed, step, k])) for k in range(settings.batch)
+        ]
         targets = [star_targets(labels, rays, config.grid) for _, labels in made]
         y = {"prob": np.stack([p for p, _ in targets]), "dist": np.stack([d for _, d in targets])}
         return np.stack([as_input(image) for image, _ in made]), y
@@ -186,3 +188,31 @@ def train_nuclei(
     examples = star_examples(prepare(training, groups), settings, config)
     check = quick_validation(validation) if validation else None
     return train(config, examples, star_loss, settings, folder, check, report=report)
+
+# %% ../../nbs/08_cells/15_train_nuclei.ipynb #9dc9bd0d
+LIMITS = (
+    "Fluorescence only: nuclei brighter than their surroundings. Not for H&E, phase contrast or bright field.",
+    "Single planes. Projections of thick tissue, where nuclei lie over each other, come out merged or missed.",
+    "The size is estimated from the image; fields with nuclei of very different sizes, or with one nucleus and much debris, can mislead it: give the diameter or the pixel size.",
+    "Smooth haze is as a large nucleus seen from afar: in a field that holds nothing else it may be taken for one where the size is not given.",
+    "Nuclei that are not star-convex (strongly lobed, fragmented, mitotic plates) are approximated or split.",
+    "Confidence (prob) is how deep a pixel lies in a nucleus, not a calibrated probability of being right.",
+)
+
+
+def nuclei_card(
+    settings: TrainingSettings, table: Any, thresholds: Mapping[str, float],
+    scores: Mapping[str, Any], *, version: str, data: str, licence: str, config: UNetConfig = NUCLEI_UNET,
+) -> ModelCard:  # fmt: skip
+    """The card of a trained network; `table` has the columns group and split, one row an image."""
+    splits = {
+        split: f"{len(some)} images of the groups {', '.join(sorted(set(some.group)))}"
+        for split, some in table.groupby("split")
+    }
+    return ModelCard(
+        "nuclei", version, "Nuclei in fluorescence images as star-convex polygons (StarDist).", config,
+        object_px=MODEL_PX, thresholds={k: float(v) for k, v in thresholds.items()}, data=data,
+        normalisation={"low_percent": 1.0, "high_percent": 99.8, "noise_range": NOISE_RANGE, "top": TOP,
+                       "channels": "linear 0..1, asinh-compressed (gain 20)"},
+        splits=splits, licence=licence, training=asdict(settings), scores=dict(scores), limits=LIMITS,
+    )  # fmt: skip

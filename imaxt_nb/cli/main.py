@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "simulate": ("imaxt_nb.cli.simulate:simulate", "Simulate raw data in an instrument's own format, with exact truth."),
     "convert": ("imaxt_nb.cli.convert:convert", "Convert raw files to a sample's Zarr, with all their metadata."),
     "export": ("imaxt_nb.cli.export:export", "Write an image in a format that other programs open."),
+    "predict": ("imaxt_nb.cli.predict:predict", "Apply a trained network to images outside a sample."),
     "samples": ("imaxt_nb.cli.data:samples", "List the samples and what they hold."),
     "prune": ("imaxt_nb.cli.data:prune", "Delete the older versions of a sample's products."),
     "templates": ("imaxt_nb.cli.steps:templates", "List the pipeline's template notebooks."),

@@ -1,0 +1,162 @@
+"""Nuclei by the trained network: what it promises for any image, and the input that it must survive."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from pipeline import imaxt
+
+from imaxt_nb.cells.dataset import Labelled, clean_labels, read_dataset
+from imaxt_nb.cells.predict import find_nuclei, nuclei_model, segmenter
+from imaxt_nb.cells.predict_folder import predict_folder
+from imaxt_nb.cells.score import score
+from imaxt_nb.cells.sources import assign_splits, find_groups
+from imaxt_nb.cells.star import candidates, nms, star_targets, to_labels
+from imaxt_nb.cells.synthetic import drawn_nuclei, empty_field
+from imaxt_nb.core.errors import BadInput
+from imaxt_nb.networks.weights import SHIPPED
+
+
+@pytest.fixture(scope="module")
+def field() -> Labelled:
+    """Drawn nuclei, 20 px across, on a pedestal with noise."""
+    rng = np.random.default_rng(11)
+    image, labels = drawn_nuclei(rng, (180, 200), 20)
+    image = 100 + 100 * np.clip(image, 0, 1.5) + rng.normal(0, 4, image.shape)
+    return Labelled("drawn", image, labels)
+
+
+def f1(truth: np.ndarray, found: np.ndarray) -> float:
+    return score(clean_labels(truth), found).object_f1_50
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "float64"])
+def test_number_types_give_the_same_nuclei(field: Labelled, dtype: str) -> None:
+    model = nuclei_model()
+    found = find_nuclei(field.image.astype(dtype), model, diameter_px=20).labels
+    assert f1(field.labels, found) > 0.75
+    scaled = find_nuclei(field.image.astype(dtype) * 0.01 - 3.0, model, diameter_px=20).labels
+    assert f1(found, scaled) > 0.97
+
+
+def test_a_magnification_20_times_apart(field: Labelled) -> None:
+    """The pixel size is a parameter; 0.1 and 2 um a pixel, nuclei of 9 um: 90 and 4.5 pixels across."""
+    model = nuclei_model()
+    large = np.kron(field.image[:100, :100], np.ones((4, 4)))
+    found = find_nuclei(large, model, pixel_um=0.1)
+    assert 0.7 < found.diameter_px / 80 < 1.4
+    assert f1(np.kron(field.labels[:100, :100], np.ones((4, 4), int)), found.labels) > 0.6
+    small = field.image.reshape(45, 4, 50, 4).mean((1, 3))
+    assert 3 < find_nuclei(small, model, pixel_um=2.0).diameter_px < 12
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_noise_holds_no_nuclei(seed: int) -> None:
+    image = np.random.default_rng(seed).normal(1000, 30, (200, 200))
+    assert not find_nuclei(image, nuclei_model()).labels.any()
+
+
+def test_haze_debris_and_fibres_hold_hardly_any() -> None:
+    """Of a known size: a smooth bump seen from afar looks like a nucleus, which the card says."""
+    model = nuclei_model()
+    fields = [empty_field(np.random.default_rng(seed), (200, 200)) for seed in range(6)]
+    assert sum(find_nuclei(f, model, diameter_px=22).labels.max() for f in fields) <= 2
+
+
+def test_constant_images_and_nan(field: Labelled) -> None:
+    model = nuclei_model()
+    found = find_nuclei(np.full((64, 80), 3, np.uint8), model)
+    assert not found.labels.any() and np.isnan(found.diameter_px)
+    holes = field.image.copy()
+    holes[60:, :90] = np.nan
+    labels = find_nuclei(holes, model, diameter_px=20).labels
+    assert not labels[70:, :80].any() and labels[:, 100:].any()
+    with pytest.raises(BadInput, match="no finite value"):
+        find_nuclei(holes * np.nan, model)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (3, 3), (17, 500)])
+def test_odd_shapes(shape: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).normal(size=shape)
+    assert find_nuclei(image, nuclei_model(), diameter_px=15).labels.shape == shape
+
+
+def test_labels_at_the_border_come_back() -> None:
+    labels = np.zeros((64, 64), np.int32)
+    labels[:20, :20], labels[50:, 30:60] = 1, 2
+    back = to_labels(nms(candidates(*star_targets(labels), 0.5)), (64, 64))
+    assert score(labels, back).object_f1_50 == 1
+
+
+def test_a_corrupted_weights_file_is_refused(tmp_path: Path) -> None:
+    shutil.copytree(SHIPPED / "nuclei", tmp_path / "nuclei")
+    file = tmp_path / "nuclei/weights.npz"
+    content = bytearray(file.read_bytes())
+    content[1000] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(BadInput, match="damaged weights") as caught:
+        nuclei_model(tmp_path / "nuclei")
+    assert caught.value.file == file
+
+
+def test_other_methods_say_what_they_need() -> None:
+    for name in ("cellpose", "instanseg"):
+        with pytest.raises(BadInput, match="pip install"):
+            segmenter(name)
+
+
+def test_one_bad_image_does_not_lose_the_others(field: Labelled, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "good.tif", field.image.astype(np.uint16))
+    tifffile.imwrite(tmp_path / "stack.tif", np.zeros((5, 9, 9), np.uint8))
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG")
+    out = tmp_path / "labels"
+    found = {r.name: r for r in predict_folder([tmp_path], out, nuclei_model(), diameter_px=20)}
+    assert {k: r.status for k, r in found.items()} == {
+        "good.tif": "done", "stack.tif": "failed", "broken.png": "failed",
+    }  # fmt: skip
+    assert tifffile.imread(out / "good.tif").dtype == np.uint32
+    assert sorted(p.name for p in out.iterdir()) == ["good.tif"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadInput, match="no images"):
+        predict_folder([tmp_path / "empty"], out, nuclei_model())
+
+
+def test_no_source_is_on_two_sides(shared_data: Path) -> None:
+    """On the real set: fields stay whole, all splits see each class that has three groups, twice the same."""
+    items = read_dataset(shared_data / "nuclei_bbbc038")
+    table = assign_splits(find_groups(items))
+    assert table.groupby("field").split.nunique().max() == 1
+    assert table.groupby("group").split.nunique().max() == 1
+    per_class = table.groupby("class").agg(groups=("group", "nunique"), splits=("split", "nunique"))
+    assert (per_class.splits[per_class.groups >= 3] == 3).all()
+    assert table.split.value_counts()["train"] > 0.5 * len(table)
+
+
+@pytest.mark.slow
+def test_dataset_train_and_score_by_the_command_line(tmp_path: Path) -> None:
+    """A tiny data set, a tiny network, a few steps: data set, training and Table 3 through archived runs."""
+    source = tmp_path / "source"
+    for part in ("images", "labels"):
+        (source / part).mkdir(parents=True)
+    for k in range(9):
+        rng = np.random.default_rng(k)
+        image, labels = drawn_nuclei(rng, (96, 96), 18)
+        noisy = 50 * (1 + k % 3) + 100 * image + rng.normal(0, 2 + k % 3, image.shape)
+        tifffile.imwrite(source / f"images/{k}.tif", np.clip(noisy, 0, 6e4).astype(np.uint16))
+        tifffile.imwrite(source / f"labels/{k}.tif", labels.astype(np.float32))
+
+    def step(name: str, *settings: str) -> Path:
+        arguments = [a for s in (f"source={source}", *settings) for a in ("-p", s)]
+        imaxt("run", f"cells/{name}", "--study", "tiny", *arguments, site=tmp_path)
+        (folder,) = (tmp_path / f"runs/tiny/cells-{name}").glob("2*")
+        return folder
+
+    splits = step("dataset", "classes_per_shape=1", "groups_per_class=3") / "splits.csv"
+    tiny = ("steps=6", "batch=2", "patch_px=64", "filters=4")
+    model = step("train", f"splits={splits}", *tiny) / "model"
+    table = step("score", f"splits={splits}", f"model={model}") / "scores.csv"
+    assert table.is_file() and (model / "card.json").is_file()
