@@ -82,7 +82,7 @@ def star_network(name: str = "nuclei") -> StarNetwork:
     t, config = card.thresholds, card.config
     return StarNetwork(
         ByName(name), config.grid, config.multiple, aligned_halo_px(config), card.object_px or MODEL_PX,
-        t.get("prob", 0.5), t.get("nms", 0.4), mark=f"{card.name} {card.version} {card.sha256}",
+        t.get("prob", 0.5), t.get("overlap", 0.4), mark=f"{card.name} {card.version} {card.sha256}",
     )  # fmt: skip
 
 # %% ../../nbs/08_cells/31_slide_tiles.ipynb #8b9b2eb8
