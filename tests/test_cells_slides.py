@@ -217,7 +217,7 @@ def test_slides_that_fail_do_not_take_others_with_them(tmp_path: Path, truth: np
     assert [r.status for r in results.values()] == ["failed", "ok", "failed"]
     assert "finite" in results["s0"].note and "3 planes" in results["s2"].note
     with pytest.raises((BadInput, ImaxtError)):
-        nuclei_sample(sample, DISCS, TOLD.model_copy(update={"nuclear_channel": "none"}), "k")
+        nuclei_sample(sample, DISCS, TOLD.model_copy(update={"nuclear_channel": "none"}), "k2")
     with pytest.raises(BadInput, match="no slides"):
         nuclei_sample(Sample.create("E", str(tmp_path)), DISCS, TOLD)
 

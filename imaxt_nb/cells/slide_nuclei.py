@@ -158,7 +158,7 @@ def measure_slide(
         data = da.concatenate([data, trust[confidence.lead][None].astype(np.float32)])
     data, labels = (a.rechunk({-2: 512, -1: -1}) for a in (data, labels))
     m = measure(data, labels, labels, (image.pixel_um[-2], image.pixel_um[-1]))
-    table = m.table.drop(columns=[c for c in m.table if c.startswith("nucleus_")])
+    table = m.table.drop(columns=[c for c in m.table.columns if str(c).startswith("nucleus_")])
     means = m.cell_means
     table["score"] = scores[table.cell_id.to_numpy() - 1] if len(table) else np.empty(0)
     if confidence is not None:
