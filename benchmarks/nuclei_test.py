@@ -23,7 +23,15 @@ from imaxt_nb.cells.dataset import read_dataset
 from imaxt_nb.cells.predict import segmenter
 from imaxt_nb.networks.weights import load_card
 
-COLUMNS = ["images", "n_truth", "object_f1_50", "object_f1_50_sd", "ap_50_90", "pixel_f1", "pixel_f1_sd"]
+COLUMNS = [
+    "images",
+    "n_truth",
+    "object_f1_50",
+    "object_f1_50_sd",
+    "ap_50_90",
+    "pixel_f1",
+    "pixel_f1_sd",
+]
 ERRORS = ["missed", "spurious", "split", "merged"]
 
 

@@ -54,11 +54,17 @@ def test_a_magnification_20_times_apart(field: Labelled) -> None:
     assert 3 < find_nuclei(small, model, pixel_um=2.0).diameter_px < 12
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_fields_without_nuclei(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    image = rng.normal(1000, 30, (200, 200)) if seed < 2 else empty_field(rng, (200, 200))
-    assert find_nuclei(image, nuclei_model()).labels.max() <= 1
+@pytest.mark.parametrize("seed", range(3))
+def test_noise_holds_no_nuclei(seed: int) -> None:
+    image = np.random.default_rng(seed).normal(1000, 30, (200, 200))
+    assert not find_nuclei(image, nuclei_model()).labels.any()
+
+
+def test_haze_debris_and_fibres_hold_hardly_any() -> None:
+    """Of a known size: a smooth bump seen from afar looks like a nucleus, which the card says."""
+    model = nuclei_model()
+    fields = [empty_field(np.random.default_rng(seed), (200, 200)) for seed in range(6)]
+    assert sum(find_nuclei(f, model, diameter_px=22).labels.max() for f in fields) <= 2
 
 
 def test_constant_images_and_nan(field: Labelled) -> None:

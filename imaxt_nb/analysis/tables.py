@@ -108,6 +108,7 @@ def cells_anndata(
     frames: Mapping[str, Frame] | None = None,
     cofactor: float = 1.0,
     image_prefix: str = "imc",
+    label: str = "cells",
     empty_regions: Sequence[str] = (),
 ) -> AnnData:
     """The cells of all regions of a sample as one AnnData.
@@ -118,6 +119,7 @@ def cells_anndata(
         shape columns), `.cell_means` and `.nucleus_means` (n, c). A region may have no cells.
     channels : the c channels, the same in every region.
     frames : the sample's frames; a region's is called `<image_prefix>:<region>`.
+    label : the label image whose pixel values `cell_id` are.
     cofactor : arcsinh(x / cofactor) is linear below it and logarithmic above. 1 suits the ion
         counts of IMC (the default); 5 is customary for CyTOF in suspension, where a cell gives
         more ions.
@@ -128,7 +130,7 @@ def cells_anndata(
     if cofactor <= 0:
         raise BadInput("the cofactor must be positive", field="cofactor", found=cofactor)
     parts = [
-        _region(sample, name, m, len(channels), image_prefix, frames or {})
+        _region(sample, name, m, len(channels), (image_prefix, label), frames or {})
         for name, m in measurements.items()
     ]
     if not parts:
@@ -140,12 +142,14 @@ def cells_anndata(
 
 # %% ../../nbs/11_analysis/01_tables.ipynb #a397c882
 def _region(
-    sample: str, name: str, m: Measured, n_channels: int, prefix: str, frames: Mapping[str, Frame]
-) -> dict[str, Any]:
+    sample: str, name: str, m: Measured, n_channels: int, where: tuple[str, str],
+    frames: Mapping[str, Frame],
+) -> dict[str, Any]:  # fmt: skip
     _check_region(name, m, n_channels)
+    prefix, label = where
     xy = m.table[["x_um", "y_um"]].to_numpy(np.float64)
     frame, xyz = _placed(xy, f"{prefix}:{name}", frames)
-    obs = _region_obs(sample, name, m.table, f"{prefix}_{name}_cells")
+    obs = _region_obs(sample, name, m.table, f"{prefix}_{name}_{label}")
     obs.insert(3, "frame", frame)
     return {
         "obs": obs,

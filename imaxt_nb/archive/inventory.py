@@ -13,7 +13,15 @@ from typing import Any
 
 from .record import FileInfo
 from ..core.errors import UsageError
-from ..core.files import OWN, STAGING, Known, digest_path, digest_text, files_under, write_json
+from imaxt_nb.core.files import (
+    OWN,
+    STAGING,
+    Known,
+    digest_path,
+    digest_text,
+    files_under,
+    write_json,
+)
 
 # %% auto #0
 __all__ = ['expand', 'is_url', 'find_products', 'describe', 'load_known', 'save_known']

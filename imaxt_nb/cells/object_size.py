@@ -17,12 +17,12 @@ from .star import Candidates
 from .synthetic import Plane
 
 # %% auto #0
-__all__ = ['Detect', 'DIAMETERS_PX', 'WINDOW_PX', 'SIZE_SPREAD', 'resize', 'windows', 'Look', 'polygon_areas', 'look',
-           'estimate_diameter']
+__all__ = ['Detect', 'DIAMETERS_PX', 'WINDOW_PX', 'SIZE_SPREAD', 'resize', 'windows', 'Look', 'polygon_areas', 'weighted_median',
+           'look', 'estimate_diameter']
 
-# %% ../../nbs/08_cells/16_object_size.ipynb #18b5bf8b
+# %% ../../nbs/08_cells/16_object_size.ipynb #9ebd7180
 Detect = Callable[[NDArray[np.float32]], Candidates]  # input (y, x, 2) to suppressed candidates
-DIAMETERS_PX = (9.0, 18.0, 36.0, 72.0, 144.0)
+DIAMETERS_PX = (9.0, 18.0, 36.0, 72.0)
 WINDOW_PX = 320  # of the network's pixels
 SIZE_SPREAD = (
     0.6  # of the logarithm of a size: how far from its own the network still measures well
@@ -56,7 +56,7 @@ def windows(image: Plane, side_px: int, n: int = 2) -> list[Plane]:
             chosen.append((y, x))
     return [image[b] for b in chosen[:n]]
 
-# %% ../../nbs/08_cells/16_object_size.ipynb #34855b19
+# %% ../../nbs/08_cells/16_object_size.ipynb #13986959
 @dataclass(frozen=True)
 class Look:
     """What was found at one magnification: `diameter_px` (of the image) that was looked for, the one that was measured, and its rating."""
@@ -73,6 +73,13 @@ def polygon_areas(found: Candidates) -> NDArray[np.float64]:
     return np.abs(d * np.roll(d, 1, axis=1)).sum(1) * np.sin(2 * np.pi / d.shape[1]) / 2
 
 
+def weighted_median(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+    """The value that halves the weight. By size and probability, so that debris does not count as nuclei."""
+    order = np.argsort(values, kind="stable")
+    total = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(total, total[-1] / 2)])
+
+
 def look(parts: Sequence[Plane], diameter_px: float, detect: Detect) -> Look:
     """Look at parts of an image (levels) for nuclei of one diameter."""
     factor = MODEL_PX / diameter_px
@@ -83,16 +90,16 @@ def look(parts: Sequence[Plane], diameter_px: float, detect: Detect) -> Look:
         return Look(diameter_px, float("nan"), 0.0, 0)
     areas = np.concatenate([polygon_areas(f) for f in found])
     prob = np.concatenate([f.prob for f in found]).astype(np.float64)
-    measured = float(np.median(2 * np.sqrt(areas / np.pi)))
+    measured = weighted_median(2 * np.sqrt(areas / np.pi), prob * np.sqrt(areas))
     fit = np.exp(-((np.log(measured / MODEL_PX) / SIZE_SPREAD) ** 2) / 2)
     covered = float((prob**2 * areas).sum() / sum(s.size for s in small))
     return Look(diameter_px, measured / factor, float(covered * fit), n)
 
-# %% ../../nbs/08_cells/16_object_size.ipynb #f873bcd6
+# %% ../../nbs/08_cells/16_object_size.ipynb #2165e9df
 def estimate_diameter(
     image: Plane,
     detect: Detect,
-    limits_px: tuple[float, float] = (7.0, 180.0),
+    limits_px: tuple[float, float] = (6.0, 150.0),
     refinements: int = 2,
 ) -> tuple[float, list[Look]]:
     """Median diameter in pixels of the nuclei of an image of levels (y, x), and all looks taken.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ['NUCLEUS_UM', 'UM_RANGE', 'TILE_PX', 'Segmenter', 'SEGMENTERS', 'NucleiModel', 'nuclei_model', 'Nuclei', 'size_limits',
            'find_nuclei', 'stardist_segmenter', 'cellpose_segmenter', 'instanseg_segmenter', 'segmenter']
 
-# %% ../../nbs/08_cells/17_predict.ipynb #6c8e8a59
+# %% ../../nbs/08_cells/17_predict.ipynb #cef565fe
 NUCLEUS_UM = 9.0  # diameter of a typical nucleus, where only the pixel size is known
 UM_RANGE = 2.5  # nuclei may be this factor smaller or larger than typical
 TILE_PX = 1024
@@ -70,7 +70,7 @@ def nuclei_model(
     o = card.thresholds.get("overlap", 0.4) if overlap is None else overlap
     return NucleiModel(network, card, float(p), float(o))
 
-# %% ../../nbs/08_cells/17_predict.ipynb #4ba821f9
+# %% ../../nbs/08_cells/17_predict.ipynb #a945781d
 @dataclass(frozen=True)
 class Nuclei:
     """Labels (y, x) int32, the polygons that made them (row k - 1 is label k), and the diameter, px (NaN: none found)."""
@@ -83,7 +83,7 @@ class Nuclei:
 def size_limits(pixel_um: float | None) -> tuple[float, float]:
     """Diameters in pixels between which nuclei are looked for."""
     if pixel_um is None:
-        return (7.0, 180.0)
+        return (6.0, 150.0)
     if not (np.isfinite(pixel_um) and pixel_um > 0):
         raise BadInput("pixel size must be positive", found=pixel_um, expected="micrometres")
     return (NUCLEUS_UM / UM_RANGE / pixel_um, NUCLEUS_UM * UM_RANGE / pixel_um)

@@ -66,7 +66,12 @@ def fields(images: Sequence[NDArray[Any]]) -> NDArray[np.int64]:
     rank[np.argsort(first)] = np.arange(len(first))
     return rank[owner]
 
-# %% ../../nbs/08_cells/11_sources.ipynb #ad31d8b3
+# %% ../../nbs/08_cells/11_sources.ipynb #2de4a69c
+def _log(value: Any) -> float:
+    """log2(value + 1), of grey levels; what lies below 0 counts as 0."""
+    return float(np.log2(max(float(value), 0.0) + 1))
+
+
 def appearance(item: Labelled) -> dict[str, float]:
     """What tells acquisitions apart, on scales where equal steps look alike."""
     f = np.asarray(item.image, np.float32)
@@ -76,12 +81,12 @@ def appearance(item: Labelled) -> dict[str, float]:
     pedestal, middle = np.percentile(outside, [1, 50]) if outside.size else (0.0, 0.0)
     sizes = item.diameter_px
     return {
-        "pedestal": float(np.log2(pedestal + 1)),
-        "background": float(np.log2(middle - pedestal + 1)),
-        "unevenness": float(np.log2(outside.std() + 1)) if outside.size else 0.0,
+        "pedestal": _log(pedestal),
+        "background": _log(middle - pedestal),
+        "unevenness": _log(outside.std()) if outside.size else 0.0,
         "noise": float(np.log2(background.std() + 0.1)) if background.size else 0.0,
-        "brightness": float(np.log2(np.median(inside) + 1)) if inside.size else 0.0,
-        "top": float(np.log2(f.max() + 1)),
+        "brightness": _log(np.median(inside)) if inside.size else 0.0,
+        "top": _log(f.max()),
         "diameter": float(2 * np.log2(sizes)) if np.isfinite(sizes) else 8.0,
     }
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -77,6 +77,7 @@ class Where:
     frames: Mapping[str, Frame]
     shifts: Mapping[int, NDArray[np.float64]]
     slides: Mapping[str, SlideTransform]
+    sections: Mapping[str, int] = field(default_factory=dict)  # of slides, by frame
 
     def place(
         self, frame: str | None, points: NDArray[Any], section: NDArray[Any] | None = None
@@ -107,7 +108,7 @@ class Where:
 # %% ../../nbs/07_federation/80_atlas.ipynb #cbc54e4c
 def where_of(sample: Sample, slides: str) -> Where:
     """From the sample's document and tables."""
-    names, shifts, transforms = sample.tables(), {}, {}
+    names, shifts, transforms, sections = sample.tables(), {}, {}, {}
     if "sections" in names:
         table = sample.table("sections")
         shifts = {
@@ -116,7 +117,9 @@ def where_of(sample: Sample, slides: str) -> Where:
         }
     if {f"slides_{slides}", f"pairs_{slides}"} <= set(names):
         transforms = {f"{slides}:{s}": t for s, t in read_transforms(sample, slides).items()}
-    return Where(sample.frames, shifts, transforms)
+        table = sample.table(f"slides_{slides}").set_index("slide")
+        sections = {f: int(table.section[f.partition(":")[2]]) for f in transforms}
+    return Where(sample.frames, shifts, transforms, sections)
 
 # %% ../../nbs/07_federation/80_atlas.ipynb #c2330dcd
 def element_image(sample: Sample, element: str) -> Image | None:
@@ -152,7 +155,8 @@ def placed_cells(
             how = frame.how if frame is not None else "no frame"
             lost[str(element)] = f"{len(own)} cells: {how}"
             continue
-        parts.append(_part(own, name, image, at, *where.errors(str(image.frame), points)))
+        known = where.sections.get(str(image.frame), -1)
+        parts.append(_part(own, name, image, at, *where.errors(str(image.frame), points), known))
         provenance[str(element)] = frame_chain(where.frames, str(image.frame))
     if not parts:
         return None, provenance, lost
@@ -162,16 +166,19 @@ def placed_cells(
 
 # %% ../../nbs/07_federation/80_atlas.ipynb #6ed0226d
 def _part(
-    own: AnnData, name: str, image: Image, at: NDArray[Any], xy_err: NDArray[Any], z_err: float
-) -> AnnData:
+    own: AnnData, name: str, image: Image, at: NDArray[Any], xy_err: NDArray[Any], z_err: float,
+    known: int,
+) -> AnnData:  # fmt: skip
     from anndata import AnnData
+
+    section = own.obs["section"].to_numpy(np.int64) if "section" in own.obs else np.array([-1])
 
     obs = own.obs[["region", "cell_id", "labels_element"]].astype(
         {"region": str, "labels_element": str}
     )
     obs = obs.assign(
         modality=image.name.split("_")[0], table=name, frame=str(image.frame),
-        section=own.obs["section"].to_numpy(np.int64) if "section" in own.obs else -1,
+        section=np.where(section < 0, known, section) + np.zeros(len(own), np.int64),
         x_um=at[:, 0], y_um=at[:, 1], z_um=at[:, 2], xy_err_um=xy_err, z_err_um=z_err,
     )  # fmt: skip
     for column in ("area_um2",):

@@ -1,0 +1,124 @@
+"""Nuclei of a whole slide: processor time against the network's own, memory of a worker, labels for other tiles.
+
+    python benchmarks/nuclei_slide.py [--side 10000] [--tiles 1536] [--compare 1024 --part 4096] [--out FILE]
+
+The slide is made of drawn nuclei (about 500 a mm2 of 1000 x 1000 pixels: 50,000 on 10,000 x 10,000). The network's own time is that of the shipped network
+on the slide's pixels in windows of the same size without any overlap, one after another, measured on some of them. Reading, scaling (none is needed here), halo,
+suppression, painting, pyramid and measuring are what comes on top.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from imaxt_nb.cells.slide_labels import decide, label_array
+from imaxt_nb.cells.slide_nuclei import NucleiParameters, nuclei_sample, slide_plane
+from imaxt_nb.cells.slide_tiles import propose, star_network
+from imaxt_nb.sample.channels import Channel
+from imaxt_nb.sample.store import Sample
+
+
+def draw(side, seed=0):
+    """uint16 (y, x): ellipses of 14 to 24 px, 45 px of area root apart on average, uneven, with noise."""
+    random = np.random.default_rng(seed)
+    block = 1000
+    image = np.empty((side, side), np.uint16)
+    yy, xx = np.mgrid[:64, :64] - 32.0
+    for y0 in range(0, side, block):
+        for x0 in range(0, side, block):
+            h, w = min(block, side - y0), min(block, side - x0)
+            light = np.zeros((h + 64, w + 64), np.float32)
+            n = random.poisson(500 * h * w / block**2)
+            for y, x in random.integers(0, (h, w), (n, 2)):
+                a, b, t = *random.uniform(7, 12, 2), random.uniform(0, np.pi)
+                u = (yy * np.cos(t) + xx * np.sin(t)) / a
+                v = (xx * np.cos(t) - yy * np.sin(t)) / b
+                spot = 1 / (1 + np.exp(np.clip((u * u + v * v - 1) * 5, -30, 30)))
+                part = light[y : y + 64, x : x + 64]
+                np.maximum(part, spot * random.uniform(300, 900), out=part)
+            counts = 100 + light[32 : 32 + h, 32 : 32 + w]
+            image[y0 : y0 + h, x0 : x0 + w] = random.poisson(counts)
+    return image
+
+
+def network_seconds(network, plane, side, windows=6):
+    """Processor time a pixel of the network alone, on windows of `side` without overlap."""
+    side = min(side, min(plane.shape) // network.multiple * network.multiple)
+    boxes = [
+        (slice(0, side), slice(k * side, (k + 1) * side))
+        for k in range(min(windows, plane.shape[1] // side))
+    ]
+    parts = [plane.read(b) for b in boxes]
+    network.predict(parts[0])
+    began = time.process_time()
+    for part in parts:
+        network.predict(part)
+    return (time.process_time() - began) / sum(p.size for p in parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--side", type=int, default=10000)
+    parser.add_argument("--tiles", type=int, default=1536)
+    parser.add_argument("--compare", type=int, nargs="*", default=[])
+    parser.add_argument("--part", type=int, default=4096)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as home:
+        sample = Sample.create("S", home)
+        image = draw(args.side)
+        sample.write_image(
+            "axioscan_s1",
+            image[None, None],
+            axes="czyx",
+            pixel_um=(1, 0.45, 0.45),
+            channels=[Channel("DAPI")],
+        )
+        del image
+        network = star_network("nuclei")
+        told = NucleiParameters(tile_px=args.tiles, nucleus_um=22 * 0.45)
+        plane = replace(slide_plane(sample, sample.image("axioscan_s1"), "DAPI"), top=network.top)
+        alone = network_seconds(network, plane, args.tiles)
+        began, wall = time.process_time(), time.monotonic()
+        result = nuclei_sample(sample, network, told, "k")["s1"]
+        spent, wall = time.process_time() - began, time.monotonic() - wall
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        own = alone * args.side**2
+        lines = [
+            f"{args.side} x {args.side} px, tiles of {args.tiles}: {result.n_cells} nuclei",
+            f"processor time {spent:.0f} s ({wall:.0f} s of clock), the network alone {own:.0f} s: {spent / own:.2f} x",
+            f"highest memory of the process {peak:.2f} GB",
+        ]
+        part = (args.part, args.part)
+        small = replace(
+            plane,
+            pyramid=[np.asarray(plane.pyramid[0][: args.part, : args.part])],
+            confidence=None,
+        )
+        seen = {}
+        for tile in args.compare:
+            found, _ = propose(network, small, f"{home}/{tile}", tile)
+            seen[tile] = label_array(decide(found, network.overlap, 1.0), part).compute()
+        if seen:
+            first = next(iter(seen.values()))
+            same = all(np.array_equal(first, v) for v in seen.values())
+            lines.append(
+                f"labels of {args.part} x {args.part} px, {first.max()} nuclei, tiles {list(seen)}: {'identical' if same else 'NOT identical'}"
+            )
+    text = "\n".join(lines)
+    print(text)
+    if args.out:
+        args.out.write_text(text + "\n")
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()
