@@ -28,7 +28,7 @@ from ..networks.weights import ModelCard
 __all__ = ['NUCLEI_UNET', 'EMPTY_SHARE', 'DRAWN_SHARE', 'CROWDED_SHARE', 'SCALES', 'MAX_SHRUNK_PX', 'DIST_WEIGHT', 'LIMITS',
            'Prepared', 'prepare', 'star_examples', 'star_loss', 'quick_validation', 'train_nuclei', 'nuclei_card']
 
-# %% ../../nbs/08_cells/15_train_nuclei.ipynb #792e1e7c
+# %% ../../nbs/08_cells/15_train_nuclei.ipynb #922a1ca1
 NUCLEI_UNET = UNetConfig(
     2,
     (Output("prob", 1, "sigmoid"), Output("dist", RAYS, "linear")),
@@ -70,7 +70,7 @@ def prepare(items: Sequence[Labelled], groups: Sequence[str]) -> list[Prepared]:
         made.append(Prepared(image, labels, group, size * factor))
     return made
 
-# %% ../../nbs/08_cells/15_train_nuclei.ipynb #9baf837a
+# %% ../../nbs/08_cells/15_train_nuclei.ipynb #a606cb9e
 def star_examples(
     fields: Sequence[Prepared], settings: TrainingSettings, config: UNetConfig = NUCLEI_UNET
 ) -> Callable[[int], Example]:
@@ -189,11 +189,12 @@ def train_nuclei(
     check = quick_validation(validation) if validation else None
     return train(config, examples, star_loss, settings, folder, check, report=report)
 
-# %% ../../nbs/08_cells/15_train_nuclei.ipynb #2b166e21
+# %% ../../nbs/08_cells/15_train_nuclei.ipynb #9dc9bd0d
 LIMITS = (
     "Fluorescence only: nuclei brighter than their surroundings. Not for H&E, phase contrast or bright field.",
     "Single planes. Projections of thick tissue, where nuclei lie over each other, come out merged or missed.",
     "The size is estimated from the image; fields with nuclei of very different sizes, or with one nucleus and much debris, can mislead it: give the diameter or the pixel size.",
+    "Smooth haze is as a large nucleus seen from afar: in a field that holds nothing else it may be taken for one where the size is not given.",
     "Nuclei that are not star-convex (strongly lobed, fragmented, mitotic plates) are approximated or split.",
     "Confidence (prob) is how deep a pixel lies in a nucleus, not a calibrated probability of being right.",
 )
