@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="images at most, evenly taken")
     a = parser.parse_args()
     if a.splits:
-        table = pd.read_csv(a.splits)
+        table = pd.read_csv(a.splits, dtype={"name": str})
     else:
         table = sources.assign_splits(sources.find_groups(read_dataset(a.data)))
     some = table[table.split == a.split]

@@ -73,7 +73,7 @@ def _rank(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     order = (means.object_f1_50 + means.ap_50_90).sort_values(ascending=False, kind="stable")
     return means.loc[order.index].reset_index()
 
-# %% ../../nbs/08_cells/18_tuning.ipynb #33a7eb28
+# %% ../../nbs/08_cells/18_tuning.ipynb #369263b7
 @dataclass(frozen=True)
 class OtsuSettings:
     """Blur and the least distance of two nuclei, in pixels; factor of Otsu's threshold; smallest area kept, px."""
@@ -108,7 +108,7 @@ def otsu_watershed(image: NDArray[Any], settings: OtsuSettings) -> NDArray[np.in
 
 
 OTSU_GRID: dict[str, tuple[Any, ...]] = {
-    "sigma_px": (1.0, 2.0), "factor": (0.7, 0.85, 1.0), "apart_px": (3.0, 6.0, 10.0), "root": (False, True),
+    "sigma_px": (1.0, 2.0), "factor": (0.7, 0.85, 1.0), "apart_px": (4.0, 8.0), "root": (False, True),
 }  # fmt: skip
 
 
@@ -131,7 +131,7 @@ def tune_otsu(
     best = {k: table[k].iloc[0].item() for k in options}
     return OtsuSettings(**best), table
 
-# %% ../../nbs/08_cells/18_tuning.ipynb #74dc8a8c
+# %% ../../nbs/08_cells/18_tuning.ipynb #ab1288ee
 COUNTS = ["n_truth", "n_predicted", "missed", "spurious", "split", "merged"]
 
 
