@@ -58,14 +58,14 @@ def assert_paired(nuclei: np.ndarray, cells: np.ndarray) -> None:
 
 
 def test_accuracy_where_the_classical_path_gives_less() -> None:
-    optics = Optics(brightness=0.1)  # two counts in a nucleus
+    optics = Optics(brightness=0.06)  # about a count a pixel in a nucleus
     dim = simulate_region((250, 250), channels=["DNA1", *MEMBRANES], optics=optics, seed=141)
     found = {
         p.method: segment_region(dim.data, named(dim), (1.0, 1.0), p) for p in (TOLD, CLASSICAL)
     }
     nuclei = {k: score(dim.nuclei, f.nuclei).object_f1_50 for k, f in found.items()}
     assert_paired(found["network"].nuclei, found["network"].cells)
-    assert nuclei["network"] > max(0.75, nuclei["classical"] + 0.05)
+    assert nuclei["network"] > max(0.7, nuclei["classical"] + 0.05)
 
 
 def test_accuracy_and_what_is_measured(region) -> None:

@@ -1,4 +1,4 @@
-"""Segmentation: nucleus k in cell k, accuracy against truth, odd images, and samples with bad regions."""
+"""The classical segmentation: nucleus k in cell k, accuracy against truth, odd images, samples with bad regions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ from imaxt_nb.sample.store import Sample
 from imaxt_nb.simulate.imc import simulate_region
 
 TOLD = SegmentParameters(
-    nuclear_channel="DNA1", membrane_channels=["CD45", "ECadherin", "panCK", "Vimentin"]
+    nuclear_channel="DNA1",
+    membrane_channels=["CD45", "ECadherin", "panCK", "Vimentin"],
+    method="classical",  # the network has its own tests
 )
 
 
@@ -63,7 +65,7 @@ def test_accuracy_against_truth(region) -> None:
 
 
 def test_without_membrane_channels(region) -> None:
-    told = SegmentParameters(nuclear_channel="DNA1", expansion_um=2.0)
+    told = SegmentParameters(nuclear_channel="DNA1", expansion_um=2.0, method="classical")
     found = segment_region(region.data, named(region), (1.0, 1.0), told)
     assert_paired(found.nuclei, found.cells)
     from scipy.ndimage import distance_transform_edt
@@ -76,7 +78,7 @@ def test_anisotropic_pixels_give_the_same_cells() -> None:
     scores = []
     for pixel_um in ((1.0, 1.0), (0.5, 1.0)):
         region = simulate_region((150, 150), channels=["DNA1", "CD45"], pixel_um=pixel_um, seed=131)
-        told = SegmentParameters(nuclear_channel="DNA1")
+        told = SegmentParameters(nuclear_channel="DNA1", method="classical")
         found = segment_region(region.data, named(region), pixel_um, told)
         assert_paired(found.nuclei, found.cells)
         scores.append(score(region.nuclei, found.nuclei).object_f1_50)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from .map_examples import Expose, MakeScene, map_examples
 from .map_inputs import MIN_COUNTS, MODEL_PIXEL_UM, PERCENTILES, map_inputs
 from .map_watershed import Maps, cells_from_maps, nuclei_from_maps
+from .parameters import SegmentParameters
 from .preprocess import remove_hot_pixels
 from .score import score
 from ..core.compute import rng as seeded
@@ -148,6 +149,10 @@ def map_card(
             "percentiles": list(PERCENTILES),
             "min_counts": MIN_COUNTS,
             "then": "square root",
+        },
+        thresholds={
+            k: getattr(SegmentParameters(), k)
+            for k in ("nucleus_threshold", "cell_threshold", "min_confidence", "seed_sigma_um")
         },
         data=data,
         splits={

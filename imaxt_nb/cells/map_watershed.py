@@ -56,12 +56,12 @@ def nuclei_from_maps(
     maps: Maps,
     pixel_um: Pitch = (1.0, 1.0),
     *,
-    threshold: float = 0.5,
-    seed_sigma_um: float = 0.7,
+    threshold: float = 0.45,
+    seed_sigma_um: float = 1.1,
     seed_distance_um: float = 2.0,
     min_area_um2: float = 10.0,
     max_area_um2: float = 400.0,
-    min_confidence: float = 0.5,
+    min_confidence: float = 0.7,
 ) -> NDArray[np.int32]:
     """Nuclei 1..n (y, x). Dropped are objects outside the areas, or of a mean probability below `min_confidence`."""
     from skimage.segmentation import watershed
@@ -81,7 +81,7 @@ def nuclei_from_maps(
     return keep_objects(labels, kept)
 
 # %% ../../nbs/08_cells/22_map_watershed.ipynb #59746fc9
-DISTANCE_WEIGHT = 0.3  # of a border of probability 1: per `max_growth_um` from the nucleus
+DISTANCE_WEIGHT = 1.0  # of a border of probability 1: per `max_growth_um` from the nucleus
 
 
 def cells_from_maps(

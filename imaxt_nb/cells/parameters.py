@@ -23,19 +23,19 @@ class SegmentParameters(Parameters):
     method: Literal["network", "classical"] = param("network", "how nuclei and cells are found")
     model: str = param("imc", "network: the shipped model, or the folder of another")
     nucleus_threshold: float = param(
-        0.5, "network: a nucleus where its probability is above", gt=0, lt=1
+        0.45, "network: a nucleus where its probability is above", gt=0, lt=1
     )
     cell_threshold: float = param(
         0.5, "network: a cell where nucleus or cytoplasm have a probability above", gt=0, lt=1
     )
     seed_sigma_um: float = param(
-        0.7, "network: blur of the depth whose peaks are nuclei", unit="um", ge=0, le=20
+        1.1, "network: blur of the depth whose peaks are nuclei", unit="um", ge=0, le=20
     )
     seed_distance_um: float = param(
         2.0, "network: nearest that two nuclei can be", unit="um", gt=0, le=50
     )
     min_confidence: float = param(
-        0.5, "network: nuclei of a lower mean probability are dropped", ge=0, lt=1
+        0.7, "network: nuclei of a lower mean probability are dropped", ge=0, lt=1
     )
     reach_um: float = param(
         10.0, "network: furthest that a cell reaches from its nucleus", unit="um", gt=0, le=100

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..core.compute import rng as seeded
 from ..core.errors import BadInput
 from .imc_image import Optics, expected_counts
-from .imc_panel import Marker, panel
+from .imc_panel import Marker, Place, panel
 from .layout import TYPES
 from .tissue import Tissue, simulate_tissue
 
@@ -72,7 +72,7 @@ def _markers(
     outside = [m for m in every if m.place in ("membrane", "cytoplasm")]
     chosen = [outside[i] for i in draw.choice(len(outside), number, replace=False)]
     if number and draw.uniform() < 0.33:
-        place = "membrane" if draw.uniform() < 0.7 else "cytoplasm"
+        place: Place = "membrane" if draw.uniform() < 0.7 else "cytoplasm"
         counts = tuple(np.round(draw.uniform(6, 14, len(TYPES)), 2).tolist())
         chosen[0] = Marker("Pt", 198, "all", place, counts)
     label = str(draw.choice(["DNA1", "DNA2", "HistoneH3"]))
