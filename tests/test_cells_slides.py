@@ -251,6 +251,7 @@ def test_cells_of_two_modalities_meet_in_the_atlas(tmp_path: Path, truth: np.nda
     sample = Sample.create("S", str(tmp_path))
     grid = np.stack(np.meshgrid([0, 100, 200, 300.0], [0, 150, 300.0]), -1).reshape(-1, 2)
     frames = [
+        Frame("sample"),
         Frame("axioscan:s1", "sample", translation(1000, 2000, 45).tolist(), how="section 4"),
         Frame("imc:r1", "axioscan:s1", translation(10, 20, 0).tolist(), how="beads"),
     ]
