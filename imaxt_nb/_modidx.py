@@ -2542,6 +2542,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'imaxt_nb.mosaic.stray': { 'imaxt_nb.mosaic.stray.Stray': ('05_mosaic/stray.html#stray', 'imaxt_nb/mosaic/stray.py'),
                                        'imaxt_nb.mosaic.stray._contiguous': ( '05_mosaic/stray.html#_contiguous',
                                                                               'imaxt_nb/mosaic/stray.py'),
+                                       'imaxt_nb.mosaic.stray._end': ('05_mosaic/stray.html#_end', 'imaxt_nb/mosaic/stray.py'),
                                        'imaxt_nb.mosaic.stray._intercept': ('05_mosaic/stray.html#_intercept', 'imaxt_nb/mosaic/stray.py'),
                                        'imaxt_nb.mosaic.stray.photon_transfer': ( '05_mosaic/stray.html#photon_transfer',
                                                                                   'imaxt_nb/mosaic/stray.py'),

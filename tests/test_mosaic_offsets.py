@@ -14,9 +14,9 @@ from scipy import ndimage as ndi
 from imaxt_nb.core.errors import BadInput
 from imaxt_nb.mosaic.calibration import Calibration, identity
 from imaxt_nb.mosaic.distortion import polynomial
+from imaxt_nb.mosaic.neighbours import neighbours
 from imaxt_nb.mosaic.orientation import find_orientation, the_orientation
 from imaxt_nb.mosaic.pairs import Link, agreement_asked, doubted, measure_pair, transform
-from imaxt_nb.mosaic.neighbours import neighbours
 from imaxt_nb.mosaic.register import register, register_widening
 from imaxt_nb.mosaic.search import plan_search
 from imaxt_nb.mosaic.strips import cut_strip, find_stabiliser, overlap_boxes

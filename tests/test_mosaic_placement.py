@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,13 @@ from scipy import ndimage as ndi
 from imaxt_nb.core.errors import BadInput
 from imaxt_nb.mosaic import positions
 from imaxt_nb.mosaic.calibration import identity
+from imaxt_nb.mosaic.distortion import polynomial
+from imaxt_nb.mosaic.offsets import Offset
+from imaxt_nb.mosaic.pairs import Link
 from imaxt_nb.mosaic.placement import Links, place
 from imaxt_nb.mosaic.positions import PlaceParameters, place_sample
+from imaxt_nb.mosaic.register import Registered
+from imaxt_nb.mosaic.tile_tables import link_rows
 from imaxt_nb.sample.channels import Channel
 from imaxt_nb.sample.store import Sample
 from imaxt_nb.sample.tiles import RawTiles, TileHeader, create_tiles
@@ -61,6 +67,47 @@ def test_a_false_link_bends_nothing() -> None:
     shift = np.median(q.position - p.position, axis=0)
     assert np.abs(q.position - p.position - shift).max() < 0.15
     assert q.weight[3] == q.weight[20] == 0 and q.n_links.sum() == 2 * (len(pairs) - 2)
+
+
+def test_what_all_links_are_wrong_by_together_is_in_the_errors() -> None:
+    """A distortion that is known to a tenth of a pixel stretches every mosaic that rests on it, and no loop tells."""
+    known = np.diag(np.r_[np.full(10, 0.1), 0.05, 0.05, np.full(10, 0.1), 0.05, 0.05] ** 2)
+    bend = polynomial(np.zeros((2, 10)), (1000, 1000), covariance=known)
+    pulls, blind = [], []
+    for seed in range(20):
+        draw = np.random.default_rng(seed)
+        nominal, pairs = grid(5, 5)
+        true = nominal + draw.normal(0, 8, (25, 2))
+        links = measured(true, pairs, 0.01, 0.01, seed)
+        modes = np.stack([bend.common_modes(d) for d in links.displacement])
+        links.displacement[:] += modes @ draw.normal(size=modes.shape[2])
+        for common, out in ((modes, pulls), (None, blind)):
+            p = place(Links(pairs, links.displacement, links.covariance, common), nominal, 10)
+            miss = p.position - true
+            out.append((miss - miss.mean(axis=0)) / p.error)
+    width, without = (1.4826 * np.median(np.abs(k)) for k in (pulls, blind))
+    assert 0.8 < width < 1.3
+    assert without > 3
+
+
+def test_links_that_contradict_the_others_are_named_and_count_for_nothing() -> None:
+    nominal, pairs = grid(4, 4)
+    true = nominal + np.random.default_rng(5).normal(0, 8, (16, 2))
+    good = measured(true, pairs, 0.02, 0.02, 6)
+    good.displacement[7] += [2.3, 0]  # small beside the stage's error, large beside the links'
+    p = place(good, nominal, 10)
+    offsets = [
+        Offset(d, c, 1.0, 0.01, 0.0, 50.0)
+        for d, c in zip(good.displacement, good.covariance, strict=True)
+    ]
+    found = Registered(pairs, good.displacement, [Link(o, 30.0, True, "") for o in offsets], [], [])
+    section = SimpleNamespace(number=1, table=pd.DataFrame({"tile": range(16)}))
+    table = link_rows(section, 0, found, p, p.weight, np.array([0.5, 0.5]))
+    assert table.index[~table.accepted].tolist() == [7]
+    assert table.reason[7] == "outlier" and table.weight[7] == 0
+    assert p.n_links.sum() == 2 * (len(pairs) - 1)
+    miss = p.position - true
+    assert np.abs(miss - miss.mean(axis=0)).max() < 0.1
 
 
 def test_tiles_without_links_and_islands_stay_with_the_stage() -> None:
@@ -129,6 +176,13 @@ def raw(tmp_path: Path) -> tuple[Sample, RawTiles, np.ndarray]:
     """Two sections of 3 x 3 tiles of two channels, one image missing, one tile of the second section gone."""
     rng = np.random.default_rng(6)
     image = (200 * (1 + ndi.gaussian_filter(rng.normal(size=(640, 640)), 2.5) * 4)).clip(0)
+    return tiles_of(image, tmp_path, rng)
+
+
+def tiles_of(
+    image: np.ndarray, folder: Path, rng: np.random.Generator
+) -> tuple[Sample, RawTiles, np.ndarray]:
+    """The tiles of the fixture from a scene."""
     nominal = np.stack(np.divmod(np.arange(9), 3), 1) * 170.0
     true = np.round(nominal + rng.uniform(-5, 5, (2, 9, 2))) + 20
     header = TileHeader(
@@ -151,7 +205,7 @@ def raw(tmp_path: Path) -> tuple[Sample, RawTiles, np.ndarray]:
         nominal[:, 0] * 0.5,
         nominal[:, 1] * 0.5,
     )  # x along rows
-    sample = Sample.create("s", str(tmp_path))
+    sample = Sample.create("s", str(folder))
     with create_tiles(sample.path("raw", "stpt.zarr"), header, "k") as writer:
         for number in (1, 2):
             draft = writer.begin(number, 9)
@@ -218,6 +272,15 @@ def test_bad_requests(raw: Any) -> None:
         )
     with pytest.raises(BadInput, match="not of these tiles"):
         place_sample(sample, tiles, identity((200, 201)), PARAMETERS)
+
+
+def test_the_orientation_is_found_or_set_never_assumed(tmp_path: Path) -> None:
+    sample, tiles, _ = tiles_of(np.full((640, 640), 30.0), tmp_path, np.random.default_rng(7))
+    with pytest.raises(BadInput, match=r"must be given.*field: orientation"):
+        place_sample(sample, tiles, identity((200, 200)), PARAMETERS, warn=lambda w: None)
+    told = PARAMETERS.model_copy(update={"orientation": [[0, 1], [1, 0]]})
+    table = place_sample(sample, tiles, identity((200, 200)), told, warn=lambda w: None)
+    assert set(table.status) == {"stage", "missing"}
 
 
 def test_real_czi(shared_data: Path, tmp_path: Path) -> None:

@@ -28,7 +28,12 @@ from imaxt_nb.mosaic.overlap_shifts import (
     without_margins,
 )
 from .patches import Margins, Plane
-from .radial_prior import about_axis, predicted_error, shrink_to_radial
+from imaxt_nb.mosaic.radial_prior import (
+    DOUBT_OF_SCALE,
+    about_axis,
+    predicted_error,
+    shrink_to_radial,
+)
 
 # %% auto #0
 __all__ = ['DistortionFit', 'fit_distortion']
@@ -144,6 +149,7 @@ def _polish(
         solution = solve_intensities(normals, len(used), model)
         x = solution.x.copy()
         x[:N] += model.coefficients.ravel()
+        free = x
         x, covariance, widths = shrink_to_radial(x, solution.covariance)
         step = float(np.abs(x[:N] - model.coefficients.ravel()).max())
         model = polynomial(x[:N].reshape(2, -1), model.tile_shape)
@@ -157,6 +163,7 @@ def _polish(
         "n_pairs": len(used),
     }
     figures["n_outliers"] = int((solution.weights < 0.25).sum())
+    figures["wide"] = shrink_to_radial(free, solution.covariance, DOUBT_OF_SCALE)[1][:N, :N]
     return model, covariance[:N, :N], offsets, figures
 
 # %% ../../nbs/05_mosaic/13_distortion_fit.ipynb #758d2aad
@@ -185,7 +192,7 @@ def _report(
         "prior_widths_px": figures["widths"].round(4).tolist(),
         "standard_errors_px": np.sqrt(np.diag(covariance)).round(4).reshape(2, -1).tolist(),
     }  # fmt: skip
-    linear, full = about_axis(model.coefficients.ravel(), covariance)
+    linear, full = about_axis(model.coefficients.ravel(), figures["wide"])
     made = replace(model, residuals=own, linear=linear, covariance=full)
     # the linear terms change what is a pixel, and so all offsets
     offsets = {i: o - linear @ o / model.scale for i, o in offsets.items()}

@@ -55,7 +55,7 @@ class Placement:
     floor: float
 
 # %% ../../nbs/05_mosaic/27_placement.ipynb #67139084
-MODEL_SIGMA = 0.02  # how far scale, rotation and shear of a stage may be from what it claims
+MODEL_SIGMA = 0.005  # how far scale, rotation and shear of a stage may be from what it claims: half a per cent, 0.3 degrees
 FIRM_PX = 1.0  # a link whose error is larger doesn't make its tiles registered, though it helps to place them
 VAGUE_PX = 3.0  # along a direction where a link's error is larger, its covariance can't be trusted, and it says nothing
 GROSS = 6.0  # a link that misses the others by so many of its errors is left out

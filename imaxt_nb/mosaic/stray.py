@@ -63,13 +63,19 @@ def stray_light(
         smooth = ndi.uniform_filter1d(a, 5, mode="nearest")
         fall, e = smooth - _ahead(smooth, m // 4), np.hypot(e, _ahead(e, m // 4))
         sure, bad = (fall > np.maximum(tolerance * level, k * e + 1e-12) for k in (4, 2))
-        drop = (
-            int(1.5 * _contiguous(bad, m)) + 2 if sure[:5].any() else 0
-        )  # a tail goes on below the noise
+        drop = _end(fall, _contiguous(bad, m), tolerance * level) if sure[:5].any() else 0
         drops.append(min(drop, m if most is None else most))
     return Stray(excess, error, level, drops[0], drops[1])
 
 # %% ../../nbs/05_mosaic/06_stray.ipynb #4918832e
+def _end(fall: Line, n: int, least: float) -> int:
+    """How far a tail goes that is seen over n px: on below the noise as it fell so far, to `least`, but not more than three times as far."""
+    first, last = fall[: n + 1].max(), max(fall[max(n - 1, 0)], least)
+    if n < 1 or first <= last or last <= 0:
+        return n + 2
+    return int(np.clip(np.ceil(n * np.log(first / least) / np.log(first / last)), n, 3 * n)) + 2
+
+
 def _ahead(a: Line, d: int) -> Line:
     """What lies d px further from the border, as far as it was measured."""
     return np.r_[a[d:], np.full(d, a[-d:].mean())]
