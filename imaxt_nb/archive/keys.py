@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.files import canonical_json, digest_text
+from ..core.files import canonical_json, digest_path, digest_text
 
 # %% auto #0
 __all__ = ['FRAME', 'digest_code', 'digest_cells', 'package_roots', 'reached_modules', 'template_roots', 'key_components',
@@ -103,8 +103,17 @@ def package_roots(packages: Iterable[str], beside: Path | None = None) -> dict[s
     return roots
 
 # %% ../../nbs/12_archive/03_keys.ipynb #beb3d701
+def _data_of(path: Path, name: str) -> dict[str, str]:
+    """Digests of the data of a module: the files of the folder beside it that has its name (a network's weights)."""
+    home = path.with_suffix("")
+    if path.name == "__init__.py" or not home.is_dir():
+        return {}
+    files = (p for p in sorted(home.rglob("*")) if p.is_file() and p.suffix not in (".py", ".pyc"))
+    return {f"{name}/{p.relative_to(home).as_posix()}": digest_path(p) for p in files}
+
+
 def reached_modules(sources: Iterable[str], roots: Mapping[str, Path]) -> dict[str, str]:
-    """Modules that code reaches by static imports, each with the digest of its code."""
+    """Modules that code reaches by static imports, each with the digest of its code, and their data."""
     todo: set[str] = set()
     for source in sources:
         try:
@@ -118,6 +127,7 @@ def reached_modules(sources: Iterable[str], roots: Mapping[str, Path]) -> dict[s
         if path is None or name in found:
             continue
         found[name], more = _read_module(path, name)
+        found |= _data_of(path, name)
         todo |= more | {name.rpartition(".")[0]}
     return dict(sorted(found.items()))
 
