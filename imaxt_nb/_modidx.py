@@ -2814,6 +2814,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'imaxt_nb/networks/unet.py'),
                                         'imaxt_nb.networks.unet.config_to_dict': ( '04_networks/unet.html#config_to_dict',
                                                                                    'imaxt_nb/networks/unet.py'),
+                                        'imaxt_nb.networks.unet.quiet_tensorflow': ( '04_networks/unet.html#quiet_tensorflow',
+                                                                                     'imaxt_nb/networks/unet.py'),
                                         'imaxt_nb.networks.unet.receptive_px': ( '04_networks/unet.html#receptive_px',
                                                                                  'imaxt_nb/networks/unet.py')},
             'imaxt_nb.networks.weights': { 'imaxt_nb.networks.weights.ModelCard': ( '04_networks/weights.html#modelcard',

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import BadInput
+from ..networks.unet import quiet_tensorflow
 
 # %% auto #0
 __all__ = ['RAYS', 'GRID', 'MIN_DIST', 'star_targets', 'Candidates', 'join', 'candidates', 'nms', 'outlines_of', 'to_labels']
@@ -28,6 +29,7 @@ def star_targets(
 
     prob: distance to the object's border over the object's largest; dist in pixels of `labels`.
     """
+    quiet_tensorflow()  # which StarDist imports
     from stardist.geometry import star_dist
     from stardist.utils import edt_prob
 
@@ -94,6 +96,7 @@ def nms(found: Candidates, overlap: float = 0.4) -> Candidates:
     Ties are broken by position, so that the order of the candidates does not matter. The result is
     sorted by descending probability.
     """
+    quiet_tensorflow()  # which StarDist imports
     from stardist.nms import non_maximum_suppression_inds
 
     order = np.lexsort((found.points[:, 1], found.points[:, 0], -found.prob))
@@ -119,6 +122,7 @@ def to_labels(found: Candidates, shape_yx: tuple[int, int]) -> NDArray[np.int32]
 
     Objects without a pixel leave a gap in the numbers.
     """
+    quiet_tensorflow()  # which StarDist imports
     from stardist.geometry import polygons_to_label
 
     if not len(found):

@@ -5,8 +5,10 @@
 # %% ../../nbs/04_networks/01_unet.ipynb #ba0cb424
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..core.errors import BadInput, unknown_name
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['Precision', 'ACTIVATIONS', 'HEAD_FILTERS', 'Output', 'UNetConfig', 'config_to_dict', 'config_from_dict',
-           'check_config', 'receptive_px', 'build_unet']
+           'check_config', 'receptive_px', 'quiet_tensorflow', 'build_unet']
 
 # %% ../../nbs/04_networks/01_unet.ipynb #4d86cbd9
 Precision = Literal["float32", "mixed_bfloat16"]
@@ -88,12 +90,32 @@ def receptive_px(config: UNetConfig) -> int:
     return int(reach + 2 * pitch + config.grid)  # the bottom, and the head
 
 # %% ../../nbs/04_networks/01_unet.ipynb #2edb3d9d
+@cache
+def quiet_tensorflow() -> None:
+    """Import TensorFlow without the lines that it writes at its start: they are no news in a report.
+
+    They come from compiled code, so standard error itself is turned away for these seconds.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, 2)
+    try:
+        import tensorflow as tf
+
+        tf.constant(0.0)
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(sink)
+
+
 def build_unet(config: UNetConfig, precision: Precision = "float32", seed: int = 0) -> keras.Model:
     """A Keras model from (n, y, x, channels_in) float32 to a dict of (n, y/grid, x/grid, channels) float32.
 
     `mixed_bfloat16` computes in bfloat16 and keeps weights in float32: 2.7 x faster training on
     processors that have it. The weights are the same numbers for either. Layers have fixed names.
     """
+    quiet_tensorflow()
     import keras
 
     check_config(config)
