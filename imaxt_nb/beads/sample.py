@@ -52,7 +52,7 @@ class BeadParameters(Parameters):
 
     image: str = param("stpt", "the cube (c, z, y, x)", min_length=1)
     channel: str = param("auto", "where beads shine; auto: where they stand out most")
-    detector: Literal["network", "classical"] = param("classical", "what proposes beads")
+    detector: Literal["network", "classical"] = param("network", "what proposes beads")
     weights: str = param("beads", "of the network: a shipped model, or a folder", min_length=1)
     radius_um: float = param(45.0, "mean radius of a bead", unit="um", gt=1, le=1000)
     radius_sd_um: float = param(12.0, "its standard deviation", unit="um", gt=0, le=500)

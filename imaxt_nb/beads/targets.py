@@ -16,7 +16,8 @@ from .detect import noise_of
 from ..core.compute import rng
 
 # %% auto #0
-__all__ = ['View', 'PlaneLevels', 'plane_levels', 'disc_depth', 'targets', 'turned', 'example', 'batches']
+__all__ = ['BRIGHT_PERCENT', 'MOST', 'View', 'PlaneLevels', 'plane_levels', 'disc_depth', 'targets', 'turned', 'example',
+           'batches']
 
 # %% ../../nbs/06_beads/12_targets.ipynb #f1d5b944
 @dataclass(frozen=True)
@@ -34,12 +35,17 @@ class PlaneLevels:
         return np.stack([np.where(known, value, 0), known], -1).astype(np.float32)
 
 
+BRIGHT_PERCENT, MOST = 99.5, 20.0
+
+
 def plane_levels(plane: NDArray[Any]) -> PlaneLevels:
     """Of a plane (y, x), NaN left out; of a plane without numbers or without noise, finite all the same."""
     root = np.sqrt(np.maximum(plane[np.isfinite(plane)], 0))
     background = float(np.median(root)) if root.size else 0.0
-    least = 1e-3 * float(root.max(initial=0.0))  # a plane without noise is no reason to see any
-    return PlaneLevels(background, max(noise_of(np.asarray(plane)), least, 1e-6))
+    bright = float(np.percentile(root, BRIGHT_PERCENT)) - background if root.size else 0.0
+    return PlaneLevels(
+        background, max(noise_of(np.asarray(plane)), bright / MOST, 1e-3 * background, 1e-6)
+    )
 
 # %% ../../nbs/06_beads/12_targets.ipynb #a14a7f08
 def disc_depth(discs: NDArray[Any], shape: tuple[int, int], grid: int = 1) -> NDArray[np.float32]:

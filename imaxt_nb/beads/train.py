@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     import keras
 
 # %% auto #0
-__all__ = ['LIMITS', 'bead_loss', 'compare', 'score', 'Labelled', 'read_labelled', 'BeadTrainingParameters', 'Fields',
-           'labelled_fields', 'train_detector', 'ship_detector']
+__all__ = ['SIMULATED', 'HELD_OUT', 'LIMITS', 'bead_loss', 'compare', 'score', 'Labelled', 'read_labelled',
+           'BeadTrainingParameters', 'Fields', 'labelled_fields', 'view_fields', 'train_detector', 'ship_detector']
 
 # %% ../../nbs/06_beads/15_train.ipynb #ebbb74b8
 def bead_loss(true: dict[str, Any], said: dict[str, Any]) -> Any:
@@ -153,10 +153,17 @@ def read_labelled(folder: str | os.PathLike[str], radius_px: float = 0.0) -> Lab
     return Labelled(tuple(a.stem for a, _ in pairs), tuple(images), tuple(moved))
 
 # %% ../../nbs/06_beads/15_train.ipynb #e8a556f0
+SIMULATED = "simulated"
+
+
 class BeadTrainingParameters(Parameters):
     """What beads/train can be told."""
 
-    source: str = param("", "folder with images/ and labels/; none: simulated views")
+    source: str = param(
+        SIMULATED,
+        "folder with images/ and labels/, in the data root; or simulated views",
+        min_length=1,
+    )
     radius_px: float = param(
         0.0, "mean radius of a bead in those images; 0: as labelled", unit="px", ge=0
     )
@@ -168,14 +175,14 @@ class BeadTrainingParameters(Parameters):
     start_from: str = param(
         "", "weights to start from: a shipped name or a folder; none: from nothing"
     )
-    steps: int = param(4000, "updates of the weights", ge=1, le=1_000_000)
-    batch: int = param(8, "fields an update", ge=1, le=256)
-    patch_px: int = param(256, "side of a part of a field", ge=32, le=2048, multiple_of=16)
-    fields: int = param(480, "simulated fields", ge=1, le=100_000)
+    steps: int = param(1000, "updates of the weights", ge=1, le=1_000_000)
+    batch: int = param(4, "fields an update", ge=1, le=256)
+    patch_px: int = param(192, "side of a part of a field", ge=32, le=2048, multiple_of=16)
+    fields: int = param(240, "simulated fields", ge=1, le=100_000)
     filters: int = param(16, "of the first level of the network", ge=2, le=128)
-    learning_rate: float = param(2e-3, "its peak", gt=0, le=1)
+    learning_rate: float = param(1.5e-3, "its peak", gt=0, le=1)
     precision: Literal["float32", "mixed_bfloat16"] = param("mixed_bfloat16", "of the computation")
-    validate_fields: int = param(60, "fields that are held out", ge=1, le=10_000)
+    validate_fields: int = param(30, "fields that are held out", ge=1, le=10_000)
     seed: int = param(0, "of fields, draws and first weights", ge=0)
 
     @property
@@ -206,9 +213,12 @@ class Fields:
     about: str
 
 # %% ../../nbs/06_beads/15_train.ipynb #34fa8069
-def labelled_fields(p: BeadTrainingParameters) -> Fields:
-    """Of the folder `p.source`; the last fifth, at least one image, is held out."""
-    found = read_labelled(p.source, p.radius_px)
+HELD_OUT = 1_000_000  # added to the seed
+
+
+def labelled_fields(p: BeadTrainingParameters, root: str | os.PathLike[str] = ".") -> Fields:
+    """Of the folder `p.source` (below `root`, unless absolute); the last fifth, at least one image, is held out."""
+    found = read_labelled(Path(root, p.source), p.radius_px)
     n = len(found.images)
     if n < 2:
         raise BadInput("too few images", file=p.source, found=n, expected="two or more")
@@ -220,6 +230,12 @@ def labelled_fields(p: BeadTrainingParameters) -> Fields:
         out,
         f"{n} labelled images, held out: {', '.join(found.names[-out:])}",
     )
+
+
+def view_fields(p: BeadTrainingParameters, views: Callable[[int], View]) -> Fields:
+    """Of a maker of views by seed (`simulate.bead_views.simulated_views`); those of another seed are held out."""
+    about = f"{p.fields} simulated views (simulate.bead_views), seed {p.seed}; held out: seed {p.seed + HELD_OUT}"
+    return Fields(views(p.seed), p.fields, views(p.seed + HELD_OUT), p.validate_fields, about)
 
 
 def train_detector(

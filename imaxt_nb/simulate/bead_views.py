@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from ..core.compute import rng
 from .axioscan import AXIOSCAN
@@ -162,6 +163,13 @@ def _shading(shape: tuple[int, int], draw: np.random.Generator) -> NDArray[np.fl
         light[int(draw.integers(shape[0])) :] *= 1 + draw.normal(0, 0.04)
     return np.maximum(light, 0.3)
 
+# %% ../../nbs/03_simulate/40_bead_views.ipynb #f538a9e3
+def _glow(bead: NDArray[np.float32], draw: np.random.Generator) -> NDArray[np.float32]:
+    """Light of beads with a halo, as thick samples and wide-field microscopes give it: a part of the light, spread."""
+    if draw.random() < 0.6:
+        return bead
+    return bead + np.float32(draw.uniform(0.1, 0.7)) * gaussian_filter(bead, draw.uniform(2, 15))
+
 # %% ../../nbs/03_simulate/40_bead_views.ipynb #7c8ebaf3
 LEAST_RADIUS_PX, LEAST_SIGNAL = 2.8, 12.0
 
@@ -187,10 +195,10 @@ def paint_view(
     shape = view.amounts.shape[1:]
     scale = np.exp(draw.uniform(np.log(0.02), np.log(2.0))) if view.modality != "imc" else 1.0
     scale *= float(np.exp(draw.normal(0, 0.5)))
-    bead = np.float32(scale * weights[4]) * view.amounts[4]
+    bead = _glow(np.float32(scale * weights[4]) * view.amounts[4], draw)
     rest = np.tensordot(weights[[0, 1, 2, 3, 5]], view.amounts[[0, 1, 2, 3, 5]], 1)
     rest = np.float32(scale) * rest + np.float32(scale * weights[4] * draw.choice([0.0, 0.02, 0.2]))
-    mean_of = float(np.exp(draw.uniform(np.log(2), np.log(60))))
+    mean_of = float(np.exp(draw.uniform(np.log(2), np.log(draw.choice([60, 2000])))))
     light = (bead + rest) * _shading(shape, draw)
     image = draw.poisson(light * mean_of).astype(np.float32) / np.float32(mean_of)
     image += np.float32(
@@ -199,6 +207,8 @@ def paint_view(
     if draw.random() < 0.15:
         hot = draw.random(shape) < 2e-3
         image[hot] += np.float32(draw.uniform(0.3, 3) * light.max())
+    if draw.random() < 0.3:
+        image = gaussian_filter(image, draw.uniform(0.4, 1.3))
     if draw.random() < 0.1:
         image = np.minimum(image, np.float32(np.quantile(image, draw.uniform(0.9, 0.99))))
     image += np.float32(draw.choice([0.0, 0.0, draw.uniform(0, 3)]) * np.median(image))
