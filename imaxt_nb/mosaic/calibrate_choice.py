@@ -53,7 +53,10 @@ class CalibrateParameters(Parameters):
         40.0, "stage errors and distortion to search within", unit="um", gt=0, le=200
     )
     max_error_px: float = param(
-        0.3, "a distortion less certain than this is refused", unit="px", gt=0
+        1.0,
+        "a distortion less certain than this is refused; its doubt goes into the places' errors",
+        unit="px",
+        gt=0,
     )
     stray_tolerance: float = param(
         0.02, "stray light, relative to the dimmest tiles, that is dropped", gt=0, lt=1
