@@ -72,7 +72,7 @@ def test_what_is_no_plane_or_no_model_of_beads_is_refused(tmp_path: Path) -> Non
         network_candidates(np.zeros((2, 3, 4)), 4.0)
     config = UNetConfig(1, (Output("cell", 1, "sigmoid"),), depth=1, filters=2)
     save_model(build_unet(config), ModelCard("other", "1", "x", config), tmp_path / "other")
-    with pytest.raises(BadInput, match="not a model of beads.*cell.*bead, depth"):
+    with pytest.raises(BadInput, match=r"not a model of beads.*cell.*bead, depth"):
         network_candidates(np.zeros((8, 8)), 4.0, weights=str(tmp_path / "other"))
     with pytest.raises(BadInput, match="nowhere"):
         network_candidates(np.zeros((8, 8)), 4.0, weights="nowhere")
