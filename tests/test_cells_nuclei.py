@@ -137,6 +137,7 @@ def test_no_source_is_on_two_sides(shared_data: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_dataset_train_and_score_by_the_command_line(tmp_path: Path) -> None:
     """A tiny data set, a tiny network, a few steps: data set, training and Table 3 through archived runs."""
     source = tmp_path / "source"
