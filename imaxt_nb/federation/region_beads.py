@@ -86,9 +86,7 @@ def without_hot(counts: NDArray[Any]) -> NDArray[np.float32]:
     return np.where(hot, middle, counts).astype(np.float32)
 
 
-def _coarse(
-    plane: NDArray[Any], pixel_um: float, wanted_um: float
-) -> tuple[NDArray[Any], float]:
+def _coarse(plane: NDArray[Any], pixel_um: float, wanted_um: float) -> tuple[NDArray[Any], float]:
     for _ in range(max(0, round(np.log2(wanted_um / pixel_um)))):
         plane, pixel_um = halve_mean(plane), 2 * pixel_um
     return plane, pixel_um
