@@ -1,8 +1,8 @@
 """Nuclei of a whole slide: processor time against the network's own, memory of a worker, labels for other tiles.
 
-    python benchmarks/nuclei_slide.py [--side 10000] [--tiles 1536] [--compare 1024 --part 4096] [--out FILE]
+    python benchmarks/nuclei_slide.py [--side 10000] [--tiles 1024] [--compare 1024 --part 4096] [--out FILE]
 
-The slide is made of drawn nuclei (about 500 a mm2 of 1000 x 1000 pixels: 50,000 on 10,000 x 10,000). The network's own time is that of the shipped network
+The slide is made of drawn nuclei (500 on 1000 x 1000 pixels, some of which overlap: 50,000 on 10,000 x 10,000). The network's own time is that of the shipped network
 on the slide's pixels in windows of the same size without any overlap, one after another, measured on some of them. Reading, scaling (none is needed here), halo,
 suppression, painting, pyramid and measuring are what comes on top.
 """
@@ -67,7 +67,7 @@ def network_seconds(network, plane, side, windows=6):
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--side", type=int, default=10000)
-    parser.add_argument("--tiles", type=int, default=1536)
+    parser.add_argument("--tiles", type=int, default=1024)
     parser.add_argument("--compare", type=int, nargs="*", default=[])
     parser.add_argument("--part", type=int, default=4096)
     parser.add_argument("--out", type=Path)
