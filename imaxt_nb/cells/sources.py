@@ -6,19 +6,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .dataset import Labelled
+from .dataset import Labelled, image_files
 from ..core.errors import BadInput
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['SAME_FIELD', 'MIN_SPREAD', 'SHARES', 'neighbours', 'fields', 'appearance', 'find_groups', 'assign_splits']
+__all__ = ['SAME_FIELD', 'MIN_SPREAD', 'SHARES', 'neighbours', 'fields', 'appearance', 'find_groups', 'assign_splits',
+           'read_splits']
 
 # %% ../../nbs/08_cells/11_sources.ipynb #e9e01566
 SAME_FIELD = 0.95  # correlation of two borders that were one line apart
@@ -158,3 +160,19 @@ def assign_splits(groups: pd.DataFrame, shares: dict[str, float] | None = None) 
             have[to] += int(size)
             table.loc[table.group == group, "split"] = to
     return table
+
+
+def read_splits(file: str, dataset: str, everything: str = "") -> pd.DataFrame:
+    """`splits.csv` of cells/dataset: a row an image (name, class, group, split, ...).
+
+    Without a file all images of the data set are of the split `everything`, one class and group;
+    `BadInput` where that is not named: a network is not trained without a split by source.
+    """
+    import pandas as pd
+
+    if file:
+        return pd.read_csv(file, dtype={"name": str})
+    if not everything:
+        raise BadInput("no splits", field="splits", expected="splits.csv of cells/dataset")
+    names = [p.stem for p in image_files(Path(dataset) / "images")]
+    return pd.DataFrame({"name": names, "class": "all", "group": "all", "split": everything})

@@ -18,7 +18,7 @@ from .dataset import Labelled
 from .object_size import resize
 from .star import GRID, RAYS, candidates, nms, star_targets, to_labels
 from .synthetic import Plane, drawn_nuclei, empty_field
-from ..core.errors import BadInput
+from ..core.errors import BadInput, unknown_name
 from ..networks.levels import NOISE_RANGE, apply_levels, find_levels
 from ..networks.training import Example, Trained, TrainingSettings, train
 from ..networks.unet import Output, UNetConfig
@@ -26,7 +26,8 @@ from ..networks.weights import ModelCard
 
 # %% auto #0
 __all__ = ['NUCLEI_UNET', 'EMPTY_SHARE', 'DRAWN_SHARE', 'CROWDED_SHARE', 'SCALES', 'MAX_SHRUNK_PX', 'DIST_WEIGHT', 'LIMITS',
-           'Prepared', 'prepare', 'star_examples', 'star_loss', 'quick_validation', 'train_nuclei', 'nuclei_card']
+           'network_of', 'Prepared', 'prepare', 'star_examples', 'star_loss', 'quick_validation', 'train_nuclei',
+           'nuclei_card']
 
 # %% ../../nbs/08_cells/15_train_nuclei.ipynb #922a1ca1
 NUCLEI_UNET = UNetConfig(
@@ -36,6 +37,16 @@ NUCLEI_UNET = UNetConfig(
     filters=32,
     grid=GRID,
 )
+
+
+def network_of(model: str) -> UNetConfig:
+    """The network that `model` means; raises `BadInput` for a name that is not known."""
+    networks = {"stardist": NUCLEI_UNET}
+    if model not in networks:
+        raise unknown_name("model", model, networks)
+    return networks[model]
+
+
 EMPTY_SHARE, DRAWN_SHARE, CROWDED_SHARE = 0.1, 0.14, 0.15
 SCALES = (0.4, 2.0)
 

@@ -117,9 +117,11 @@ def tune_otsu(
     groups: Sequence[str],
     grid: Mapping[str, tuple[Any, ...]] | None = None,
 ) -> tuple[OtsuSettings, pd.DataFrame]:
-    """The best settings of the classical path, and the means of all, best first."""
+    """The best settings of the classical path, and the means of all, best first; its defaults without images."""
     import pandas as pd
 
+    if not items:
+        return OtsuSettings(), pd.DataFrame()
     options = grid or OTSU_GRID
     rows = []
     for item, group in track(list(zip(items, groups, strict=True)), "images"):
