@@ -159,7 +159,7 @@ def test_dataset_train_and_score_by_the_command_line(tmp_path: Path) -> None:
         return folder
 
     splits = step("dataset", "classes_per_shape=1", "groups_per_class=3") / "splits.csv"
-    tiny = ("steps=6", "batch=2", "patch_px=64", "filters=4")
+    tiny = ("steps=60", "batch=2", "patch_px=64", "filters=4", "learning_rate=0.01")
     model = step("train", f"splits={splits}", *tiny) / "model"
     assert (model / "card.json").is_file()
     scores = pd.read_csv(step("score", f"model={model}") / "scores.csv")
