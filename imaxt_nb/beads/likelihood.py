@@ -12,11 +12,12 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from .first_guess import RAGGED, first_guess
 from .model import GRID, at_distance, radial_table
 from ..core.errors import BadInput
 
 # %% auto #0
-__all__ = ['N', 'WINDOW', 'ENOUGH', 'COLUMNS', 'CLIP', 'TOLERANCE', 'LAG', 'RAGGED', 'Camera', 'RadiusPrior', 'fit_one']
+__all__ = ['N', 'WINDOW', 'ENOUGH', 'COLUMNS', 'CLIP', 'TOLERANCE', 'LAG', 'Camera', 'RadiusPrior', 'fit_one']
 
 # %% ../../nbs/06_beads/01_likelihood.ipynb #7978e3c8
 @dataclass(frozen=True)
@@ -250,41 +251,6 @@ def _correlated(w: NDArray) -> NDArray:
             extra += shared * (noise / max(count, 1) - itself) * (1 if itself else 2)
     return extra
 
-# %% ../../nbs/06_beads/01_likelihood.ipynb #731e1c71
-RAGGED = 0.35  # of the brightness: more unevenness than that inside is no bead's
-
-
-@numba.njit(nogil=True, cache=True)
-def _start(
-    n: NDArray, allowed: NDArray, theta: NDArray, prior: NDArray, pixel: NDArray, floor: float
-) -> tuple[bool, float]:
-    """Sets u, brightness and background of `theta` from the medians inside and around.
-
-    Whether there are pixels and brightness; the inside's unevenness beyond noise as a part of the brightness, by medians.
-    """
-    radius = np.sqrt(theta[2])
-    inner, outer = np.empty(n.size), np.empty(n.size)
-    a = b = 0
-    for i in range(n.shape[0]):
-        for j in range(n.shape[1]):
-            if allowed[i, j]:
-                rho = np.hypot(j * pixel[1] - theta[0], i * pixel[0] - theta[1])
-                if rho < 0.6 * radius:
-                    inner[a] = n[i, j]
-                    a += 1
-                elif rho > 1.2 * radius:
-                    outer[b] = n[i, j]
-                    b += 1
-    if a < 5 or b < 5:
-        return False, 0.0
-    middle = np.median(inner[:a])
-    theta[5] = np.median(outer[:b])
-    theta[4] = middle - theta[5]
-    theta[3] = np.sqrt(max(prior[0] ** 2 - theta[2], (0.2 * prior[0]) ** 2))
-    spread = 1.4826 * np.median(np.abs(inner[:a] - middle))
-    excess = np.sqrt(max(spread**2 - max(middle, 0.0) - floor, 0.0))
-    return theta[4] > 0, excess / max(theta[4], 1e-9)
-
 # %% ../../nbs/06_beads/01_likelihood.ipynb #dc687674
 @numba.njit(nogil=True, cache=True)
 def fit_one(
@@ -294,7 +260,7 @@ def fit_one(
     """A row of `COLUMNS`; NaN where there is nothing to fit, and without errors where the inside is too ragged for a bead. `start` = (x, y, radius) in um."""
     row = np.full(len(COLUMNS), np.nan)
     theta = np.array([start[0], start[1], start[2] ** 2, 0.0, 0.0, 0.0])
-    bright, uneven = _start(n, allowed, theta, prior, pixel, floor)
+    bright, uneven = first_guess(n, allowed, theta, prior, pixel, floor)
     if not bright:
         return row
     if uneven > RAGGED:  # tissue: no fit could make it a bead

@@ -52,9 +52,7 @@ class NucleiParameters(Parameters):
     tile_px: int = param(
         1024, "tiles at the network's scale: memory, never the result", unit="px", ge=256, le=8192
     )
-    cofactor: float = param(
-        100.0, "X of the table is arcsinh(mean / cofactor)", unit="counts", gt=0
-    )
+    cofactor: float = param(100.0, "X is arcsinh(mean / cofactor)", unit="counts", gt=0)
 
 # %% ../../nbs/08_cells/33_slide_nuclei.ipynb #98538b91
 @dataclass(frozen=True)
