@@ -18,7 +18,8 @@ def test_products_keep_their_contract(done: Path) -> None:
     from imaxt_nb.sample.store import Sample
 
     sample = Sample.open("sim", str(done / "data"))
-    (name,) = sample.images()
+    maps, name = sorted(sample.images(), reverse=True)
+    assert name.startswith("imc_") and maps == name.replace("imc_", "maps_", 1)
     image = sample.image(name)
     cells, nuclei = (np.asarray(image.labels(n)) for n in ("cells", "nuclei"))
     assert cells.dtype == np.uint32
