@@ -122,9 +122,9 @@ def test_unknown_channel_is_a_failed_run_that_names_the_nearest(done: Path) -> N
 def test_batch_goes_on_and_finishes_the_rest(simulated: Path, tmp_path: Path) -> None:
     imaxt("convert", "imc", str(simulated), "--sample", "b1", site=tmp_path)
     rows = [
-        "sample,template,nuclear_channel",
-        "b1,imc/segment,Ir191",
-        "b1,imc/segment,Xx000",
+        "sample,template,nuclear_channel,method",
+        "b1,imc/segment,Ir191,classical",
+        "b1,imc/segment,Xx000,classical",
     ]
     (tmp_path / "s.csv").write_text("\n".join(rows) + "\n")
     imaxt("batch", str(tmp_path / "s.csv"), "-j", "2", site=tmp_path, code=1)
