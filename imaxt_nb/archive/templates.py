@@ -35,7 +35,7 @@ class Resources(BaseModel):
     timeout_s: float = Field(default=86400, gt=0)
     memory_gb: float | None = Field(default=None, gt=0)
 
-
+# %% ../../nbs/12_archive/01_templates.ipynb #58208498
 class OptionalProducts(BaseModel):
     """Products that a step may read or write, when its parameters have these values."""
 
@@ -48,7 +48,7 @@ class OptionalProducts(BaseModel):
         """Have the parameters the values of `when`?"""
         return all(parameters.get(name) == value for name, value in self.when.items())
 
-
+# %% ../../nbs/12_archive/01_templates.ipynb #5f2fae9b
 class TemplateMetadata(BaseModel):
     """The `imaxt` part of the notebook's metadata."""
 

@@ -106,7 +106,7 @@ def _beyond(residual: NDArray[Any], known: NDArray[Any], raised: float = 1.0) ->
         low, high = (middle, high) if width(middle) > 1 else (low, middle)
     return high
 
-
+# %% ../../nbs/06_beads/21_align.ipynb #535ddd54
 @dataclass(frozen=True)
 class Detections:
     """Detections (n,) of one axis in tracks: section's index, bead, basis (n, k), place, error, group that they share an error with, that error; um."""

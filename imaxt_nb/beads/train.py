@@ -201,7 +201,7 @@ class BeadTrainingParameters(Parameters):
             seed=self.seed, checkpoint_every=every, validate_every=4 * every, precision=self.precision,
         )  # fmt: skip
 
-
+# %% ../../nbs/06_beads/15_train.ipynb #8ca302d0
 @dataclass(frozen=True)
 class Fields:
     """Where examples come from: fields to learn from, held-out fields, their numbers, and what they are."""
@@ -231,13 +231,13 @@ def labelled_fields(p: BeadTrainingParameters, root: str | os.PathLike[str] = ".
         f"{n} labelled images, held out: {', '.join(found.names[-out:])}",
     )
 
-
+# %% ../../nbs/06_beads/15_train.ipynb #56215909
 def view_fields(p: BeadTrainingParameters, views: Callable[[int], View]) -> Fields:
     """Of a maker of views by seed (`simulate.bead_views.simulated_views`); those of another seed are held out."""
     about = f"{p.fields} simulated views (simulate.bead_views), seed {p.seed}; held out: seed {p.seed + HELD_OUT}"
     return Fields(views(p.seed), p.fields, views(p.seed + HELD_OUT), p.validate_fields, about)
 
-
+# %% ../../nbs/06_beads/15_train.ipynb #56283727
 def train_detector(
     fields: Fields,
     p: BeadTrainingParameters,

@@ -119,7 +119,7 @@ def consensus(
     nucleus = connected_components(graph, directed=False)[1]
     return _agreed(annotations, ids, [nucleus[first[a] : first[a + 1]] for a in range(n)], need)
 
-
+# %% ../../nbs/08_cells/19_annotations.ipynb #6c0fd404
 def _agreed(
     annotations: Sequence[NDArray[np.int32]],
     ids: list[NDArray[Any]],

@@ -100,7 +100,7 @@ class Labelled:
         """Median diameter of a disc of each object's area; NaN without objects."""
         return median_diameter(self.labels)
 
-
+# %% ../../nbs/08_cells/10_dataset.ipynb #427eacf0
 def median_diameter(labels: NDArray[Any]) -> float:
     """Median diameter in pixels of discs of the objects' areas; NaN without objects."""
     areas = np.bincount(labels.ravel())[1:]
@@ -118,7 +118,7 @@ def read_pair(image: Path, labels: Path) -> Labelled:
         )
     return Labelled(image.stem, plane, objects)
 
-
+# %% ../../nbs/08_cells/10_dataset.ipynb #53cb6034
 def read_dataset(
     folder: str | os.PathLike[str], names: Sequence[str] | None = None
 ) -> list[Labelled]:

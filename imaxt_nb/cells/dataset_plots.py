@@ -34,7 +34,7 @@ def thumbnail(image: NDArray[Any]) -> NDArray[np.float32]:
     small = resize(levels(image)[:side, :side], THUMB_PX / side)
     return compress(small[:THUMB_PX, :THUMB_PX], 5.0)
 
-
+# %% ../../nbs/08_cells/25_dataset_plots.ipynb #9e86c5ae
 def contact_sheet(items: Sequence[Labelled], splits: pd.DataFrame, each: int = 12) -> Figure:
     """A row a group: up to `each` of its images, with the group's name, split and number of images."""
     import matplotlib.pyplot as plt
@@ -56,7 +56,7 @@ def contact_sheet(items: Sequence[Labelled], splits: pd.DataFrame, each: int = 1
     fig.tight_layout(pad=0.2)
     return fig
 
-
+# %% ../../nbs/08_cells/25_dataset_plots.ipynb #24bbec53
 def plot_training(log: pd.DataFrame) -> Figure:
     """Loss and validation scores against the step."""
     import matplotlib.pyplot as plt

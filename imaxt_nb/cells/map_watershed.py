@@ -51,7 +51,7 @@ def map_seeds(
     markers[tuple(at.T)] = np.arange(1, len(at) + 1)
     return markers
 
-
+# %% ../../nbs/08_cells/22_map_watershed.ipynb #975a68f2
 def nuclei_from_maps(
     maps: Maps,
     pixel_um: Pitch = (1.0, 1.0),

@@ -145,7 +145,7 @@ def stardist_segmenter(**how: Any) -> Segmenter:
     model = nuclei_model(how.pop("model", "nuclei"))
     return lambda image: find_nuclei(image, model, **how).labels
 
-
+# %% ../../nbs/08_cells/17_predict.ipynb #f56f2d75
 def cellpose_segmenter(**how: Any) -> Segmenter:
     """Cellpose's own model; `how` goes to `CellposeModel.eval` (diameter, ...)."""
     model = _needs("cellpose.models").CellposeModel()
@@ -162,7 +162,7 @@ def instanseg_segmenter(**how: Any) -> Segmenter:
 
     return run
 
-
+# %% ../../nbs/08_cells/17_predict.ipynb #42fcf34e
 SEGMENTERS: dict[str, Callable[..., Segmenter]] = {
     "stardist": stardist_segmenter,
     "cellpose": cellpose_segmenter,

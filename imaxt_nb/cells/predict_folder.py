@@ -62,7 +62,7 @@ def _predict_one(file: Path, target: Path, model: NucleiModel, **size: Any) -> P
     n = int(found.labels.max())
     return Predicted(file.name, "done", n, found.diameter_px, "; ".join(notes))
 
-
+# %% ../../nbs/08_cells/26_predict_folder.ipynb #441c1c14
 def predict_folder(
     paths: Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str],

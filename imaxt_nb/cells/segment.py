@@ -103,7 +103,7 @@ class Segmented:
     measurements: Measurements
     maps: NDArray[np.uint8] | None = None
 
-
+# %% ../../nbs/08_cells/07_segment.ipynb #816924e0
 def segment_region(
     data: NDArray[Any],
     channels: Sequence[Channel],
@@ -126,7 +126,7 @@ def segment_region(
     nuclei, cells, maps = Found(*found)
     return Segmented(clean, nuclei, cells, _measure(clean, nuclei, cells, maps, pixel_um), maps)
 
-
+# %% ../../nbs/08_cells/07_segment.ipynb #e40ad4be
 def _measure(
     data: Any, nuclei: Labels, cells: Labels, maps: Any, pixel_um: tuple[float, float]
 ) -> Measurements:

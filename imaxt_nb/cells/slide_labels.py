@@ -70,7 +70,7 @@ class LabelPainter:
             out[rows[inside], columns[inside]] = k + 1
         return out
 
-
+# %% ../../nbs/08_cells/32_slide_labels.ipynb #1820e426
 def label_array(stars: Candidates, shape: tuple[int, int], block: int = LABEL_BLOCK) -> Any:
     """The labels as a Dask array (y, x) of uint32."""
     import dask

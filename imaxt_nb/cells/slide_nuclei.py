@@ -166,7 +166,7 @@ def measure_slide(
     table["edge_um"] = _edge_um(image, confidence, sample, table)
     return Measurements(table, means, means)
 
-
+# %% ../../nbs/08_cells/33_slide_nuclei.ipynb #f15738a4
 def _edge_um(
     image: Image, confidence: StoredPlane | None, sample: Sample, table: pd.DataFrame
 ) -> NDArray[np.float64]:
@@ -214,7 +214,7 @@ def segment_slide(
         if not failed:
             _remove(folder)
 
-
+# %% ../../nbs/08_cells/33_slide_nuclei.ipynb #31672dc9
 def _working_folder(sample: Sample, name: str, about: dict[str, Any]) -> str:
     """For the tiles of a slide; those of other settings are removed."""
     mark = digest_text(canonical_json(about))[:12] if about["key"] else uuid.uuid4().hex[:12]
@@ -257,7 +257,7 @@ def slide_result(sample: Sample, name: str, slide: str, channel: str) -> RegionR
         m,
     )
 
-
+# %% ../../nbs/08_cells/33_slide_nuclei.ipynb #331463b4
 def nuclei_sample(
     sample: Sample, network: StarNetwork, p: NucleiParameters, key: str = "", warn: Callable[[str], None] = print
 ) -> dict[str, RegionResult]:  # fmt: skip
@@ -286,7 +286,7 @@ def nuclei_sample(
         raise errors[0]
     return results
 
-
+# %% ../../nbs/08_cells/33_slide_nuclei.ipynb #3e1872b3
 def same_channels(
     results: dict[str, RegionResult], warn: Callable[[str], None]
 ) -> tuple[tuple[Channel, ...], dict[str, Measurements]]:
@@ -297,7 +297,7 @@ def same_channels(
     first = next(k for k, r in results.items() if r.measurements is not None)
     return results[first].channels, {first: measured(results)[first]}
 
-
+# %% ../../nbs/08_cells/33_slide_nuclei.ipynb #14e5b1b7
 def nuclei_metrics(results: dict[str, RegionResult]) -> dict[str, float | int]:
     """What goes on record; medians over all nuclei."""
     tables = [r.measurements.table for r in results.values() if r.n_cells and r.measurements]

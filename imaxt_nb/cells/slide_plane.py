@@ -139,7 +139,7 @@ def sample_fields(plane: SlidePlane, side: int = FIELD_PX, most: int = FIELDS) -
     some = ranked[dirt : max(len(boxes) // 5, most + dirt)]
     return [some[i] for i in np.unique(np.linspace(0, len(some) - 1, most).astype(int))]
 
-
+# %% ../../nbs/08_cells/30_slide_plane.ipynb #5aa8b822
 def slide_levels(plane: SlidePlane) -> Levels:
     """Levels of the slide, from its fields; raises `BadInput` for a slide without a finite pixel."""
     if plane.zoom != 1:

@@ -34,7 +34,7 @@ def _profiles(lines: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
     flat = v.std(1, keepdims=True) < MIN_SPREAD
     return np.where(flat, 0, v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-9))
 
-
+# %% ../../nbs/08_cells/11_sources.ipynb #04cbbd5d
 def neighbours(images: Sequence[NDArray[Any]]) -> list[tuple[int, int]]:
     """Pairs (i, j) of images of one shape where j continues i to the right or below."""
     pairs = []
@@ -48,7 +48,7 @@ def neighbours(images: Sequence[NDArray[Any]]) -> list[tuple[int, int]]:
         pairs += [(int(i), int(j)) for i, j in np.argwhere(best)]
     return pairs
 
-
+# %% ../../nbs/08_cells/11_sources.ipynb #636948b5
 def fields(images: Sequence[NDArray[Any]]) -> NDArray[np.int64]:
     """The field 0..n-1 that each image was cut from, numbered in the order of first sight."""
     from scipy.sparse import coo_matrix
@@ -104,7 +104,7 @@ def _ward(features: NDArray[np.float64], n: int) -> NDArray[np.int64]:
     order = np.argsort(np.argsort(first))
     return order[found - found.min()]
 
-
+# %% ../../nbs/08_cells/11_sources.ipynb #7df28237
 def find_groups(
     items: Sequence[Labelled], classes_per_shape: int = 4, groups_per_class: int = 5
 ) -> pd.DataFrame:
@@ -133,7 +133,7 @@ def find_groups(
                 table.loc[rows, "group"] = f"{shape}-{'abcdefghijkl'[c]}{g + 1}"
     return table
 
-
+# %% ../../nbs/08_cells/11_sources.ipynb #8fad8a98
 def _members(features: pd.DataFrame, n: int) -> list[list[int]]:
     """Index values of each of n clusters."""
     owner = _ward(features.to_numpy(np.float64), n)

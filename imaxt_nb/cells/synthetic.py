@@ -90,7 +90,7 @@ def wobbly(rng: Random, radius: float) -> tuple[NDArray[np.float64], NDArray[np.
         r *= 1 + rng.normal(0, 0.12 / k) * np.cos(k * angle + rng.uniform(0, 2 * np.pi))
     return r * np.sin(angle + turn), r * np.cos(angle + turn)
 
-
+# %% ../../nbs/08_cells/13_synthetic.ipynb #d5737477
 def _places(rng: Random, shape: tuple[int, int], radius: float) -> list[tuple[float, float]]:
     """Centres: alone, and in clusters whose members nearly touch."""
     area = shape[0] * shape[1]
@@ -105,7 +105,7 @@ def _places(rng: Random, shape: tuple[int, int], radius: float) -> list[tuple[fl
             y, x = y + step * np.sin(angle), x + step * np.cos(angle)
     return places[:n]
 
-
+# %% ../../nbs/08_cells/13_synthetic.ipynb #14bc2c6b
 def drawn_nuclei(
     rng: Random, shape: tuple[int, int], diameter_px: float
 ) -> tuple[Plane, NDArray[np.int32]]:

@@ -63,7 +63,7 @@ def tune_thresholds(
             rows.append({"prob": p, "overlap": o, "group": group} | got.metrics())
     return _rank(pd.DataFrame(rows), ["prob", "overlap"])
 
-
+# %% ../../nbs/08_cells/18_tuning.ipynb #352856a2
 MEASURES = ["object_f1_50", "ap_50_90", "pixel_f1"]
 
 
@@ -84,7 +84,7 @@ class OtsuSettings:
     min_area_px: float = 20.0
     root: bool = False  # Otsu's threshold on the square root: for bright and dim in one field
 
-
+# %% ../../nbs/08_cells/18_tuning.ipynb #6b633a57
 def otsu_watershed(image: NDArray[Any], settings: OtsuSettings) -> NDArray[np.int32]:
     """Labels of a plane (y, x): blur, Otsu, watershed of the distance map; small objects dropped."""
     from scipy.ndimage import distance_transform_edt, gaussian_filter
@@ -106,7 +106,7 @@ def otsu_watershed(image: NDArray[Any], settings: OtsuSettings) -> NDArray[np.in
     keep[0] = False
     return np.where(keep, np.cumsum(keep), 0)[labels].astype(np.int32)
 
-
+# %% ../../nbs/08_cells/18_tuning.ipynb #1c0c692e
 OTSU_GRID: dict[str, tuple[Any, ...]] = {
     "sigma_px": (1.0, 2.0), "factor": (0.7, 0.85, 1.0), "apart_px": (4.0, 8.0), "root": (False, True),
 }  # fmt: skip

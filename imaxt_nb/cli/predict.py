@@ -19,7 +19,7 @@ __all__ = ['predict', 'predict_nuclei']
 def predict() -> None:
     """Apply a trained network to images outside a sample."""
 
-
+# %% ../../nbs/13_cli/08_predict.ipynb #c4fb8221
 @predict.command("nuclei")
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path),

@@ -190,7 +190,7 @@ def _part(
     made.obsm["spatial_image"] = np.asarray(own.obsm["spatial"], float)[:, :2]
     return made
 
-
+# %% ../../nbs/07_federation/80_atlas.ipynb #98f63693
 def frame_chain(frames: Mapping[str, Frame], name: str) -> list[dict[str, Any]]:
     """A frame and its parents up to the sample: name, affine (3 x 4, um), error_um, how, run_id."""
     found, at = [], frames[name]

@@ -102,7 +102,7 @@ class _Look:
         away = np.abs(shifts - np.median(shifts, axis=0)).max(axis=1)
         return bool((away <= max(2.0, self.reach / 5)).mean() > 0.6)
 
-
+# %% ../../nbs/05_mosaic/28_orientation.ipynb #aa9939a7
 def _shift(a: Plane, b: Plane, box: Any, d: Any, reach: int, least: float = 8.0) -> Any:
     r0, r1 = max(0, box[0] - d[0] - reach), min(b.shape[0], box[1] - d[0] + reach)
     c0, c1 = max(0, box[2] - d[1] - reach), min(b.shape[1], box[3] - d[1] + reach)
@@ -142,7 +142,7 @@ def find_orientation(
             break
     return evidence
 
-
+# %% ../../nbs/05_mosaic/28_orientation.ipynb #13cfb0fe
 def _queues(
     look: _Look, used: list[int], stage_um: NDArray[Any], pixel_um: tuple[float, float], m: Any, most: int
 ) -> list[list[Pair]]:  # fmt: skip
@@ -158,7 +158,7 @@ def _queues(
 
     return [sorted(kind, key=poor)[:most] for kind in kinds]
 
-
+# %% ../../nbs/05_mosaic/28_orientation.ipynb #e29f80d8
 def the_orientation(evidence: OrientationEvidence, file: str | None = None) -> NDArray[np.int_]:
     """The orientation that the evidence asks for; `BadInput` if it doesn't for one alone: it is never assumed."""
     if not evidence.clear():

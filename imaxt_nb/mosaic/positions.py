@@ -192,7 +192,7 @@ def _channels(raw: RawTiles, names: list[str]) -> list[int]:
             )
     return [known.index(n) for n in names] or list(range(len(known)))
 
-
+# %% ../../nbs/05_mosaic/31_positions.ipynb #55e6e1c8
 def orientation_of(
     raw: RawTiles, p: PlaceParameters, channels: list[int], warn: Warn
 ) -> NDArray[np.int_]:
@@ -219,7 +219,7 @@ def orientation_of(
     )
     return found
 
-
+# %% ../../nbs/05_mosaic/31_positions.ipynb #ed989ffa
 def _most_structured(section: TileSection, plane: int, channels: list[int]) -> list[int]:
     """The channel with most structure in some tiles, as a list."""
 

@@ -220,7 +220,7 @@ def train(
         losses, began = [], time.monotonic()
     return Trained(_named(model, average), log.table, home)
 
-
+# %% ../../nbs/04_networks/03_training.ipynb #ecd51b2a
 def _named(model: keras.Model, values: list[Any]) -> Weights:
     """Averaged weights by the path of their layer."""
     pairs = zip(model.weights, values, strict=True)

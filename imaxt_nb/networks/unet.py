@@ -108,7 +108,7 @@ def quiet_tensorflow() -> None:
         os.close(kept)
         os.close(sink)
 
-
+# %% ../../nbs/04_networks/01_unet.ipynb #68c33529
 def build_unet(config: UNetConfig, precision: Precision = "float32", seed: int = 0) -> keras.Model:
     """A Keras model from (n, y, x, channels_in) float32 to a dict of (n, y/grid, x/grid, channels) float32.
 

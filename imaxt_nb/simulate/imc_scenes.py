@@ -114,7 +114,7 @@ class Scene:
     nuclei: NDArray[np.int32]
     cells: NDArray[np.int32]
 
-
+# %% ../../nbs/03_simulate/06_imc_scenes.ipynb #41847986
 FIRST_SCENE = 10_000_000  # seeds of regions stay below it, so no scene is ever a region of a test
 
 
