@@ -26,7 +26,7 @@ from imaxt_nb.beads.profile import RadiusPrior
 from imaxt_nb.beads.sample import BeadParameters
 from imaxt_nb.core.compute import rng
 from imaxt_nb.simulate.bead_profile import OpticalSection
-from imaxt_nb.simulate.bead_views import disc_radius
+from imaxt_nb.simulate.bead_views import apart, disc_radius
 from imaxt_nb.simulate.block import Beads, Block, outline
 from imaxt_nb.simulate.slab import PixelPlaces, emission, maps
 
@@ -52,10 +52,7 @@ def spheres(size, per_mm3, touching, layer, seed):
     way = np.column_stack([draw.normal(size=(len(pairs), 2)), np.zeros(len(pairs))])
     way *= ((radius[pairs] + other) / np.linalg.norm(way, axis=1))[:, None]
     at, radius = np.concatenate([at, at[pairs] + way]), np.concatenate([radius, other])
-    stay = np.ones(len(at), bool)
-    for k in range(1, len(at)):
-        gap = np.linalg.norm(at[:k] - at[k], axis=1) - radius[:k] - radius[k]
-        stay[k] = not (stay[:k] & (gap < -1e-6)).any()
+    stay = apart(at, radius)
     return at[stay], radius[stay]
 
 

@@ -3555,6 +3555,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'imaxt_nb/simulate/bead_views.py'),
                                               'imaxt_nb.simulate.bead_views._weights': ( '03_simulate/bead_views.html#_weights',
                                                                                          'imaxt_nb/simulate/bead_views.py'),
+                                              'imaxt_nb.simulate.bead_views.apart': ( '03_simulate/bead_views.html#apart',
+                                                                                      'imaxt_nb/simulate/bead_views.py'),
                                               'imaxt_nb.simulate.bead_views.bead_view': ( '03_simulate/bead_views.html#bead_view',
                                                                                           'imaxt_nb/simulate/bead_views.py'),
                                               'imaxt_nb.simulate.bead_views.disc_radius': ( '03_simulate/bead_views.html#disc_radius',

@@ -21,7 +21,7 @@ from .slab import CHANNELS, PixelPlaces, maps
 
 # %% auto #0
 __all__ = ['MODALITIES', 'VIEW_PIXEL_UM', 'MEAN_RADIUS_UM', 'IMC_COUNTS', 'TABLES', 'LEAST_RADIUS_PX', 'LEAST_SIGNAL', 'BeadView',
-           'disc_radius', 'bead_view', 'paint_view', 'simulated_views']
+           'apart', 'disc_radius', 'bead_view', 'paint_view', 'simulated_views']
 
 # %% ../../nbs/03_simulate/40_bead_views.ipynb #2766f19a
 MODALITIES = ("stpt", "axioscan", "imc")
@@ -57,6 +57,15 @@ def _block(draw: np.random.Generator) -> Block:
     return Block((size, size, 200.0), key, width, 0.0, debris_per_mm3=debris)
 
 # %% ../../nbs/03_simulate/40_bead_views.ipynb #dfc10fdb
+def apart(at: NDArray[Any], radius: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which spheres (n,) stay so that none overlaps one before it; `at` (n, 3) and `radius` (n,) in the same unit."""
+    stay = np.ones(len(at), bool)
+    for k in range(1, len(at)):
+        gap = np.linalg.norm(at[:k] - at[k], axis=1) - radius[:k] - radius[k]
+        stay[k] = not (stay[:k] & (gap < -1e-6)).any()
+    return stay
+
+
 def _spheres(
     size_um: float, z: tuple[float, float], draw: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -78,10 +87,7 @@ def _spheres(
         (radius[pairs] + other) * draw.uniform(1.0, 1.1, len(pairs)) / np.linalg.norm(way, axis=1)
     )[:, None]
     at, radius = np.concatenate([at, at[pairs] + way]), np.concatenate([radius, other])
-    stay = np.ones(len(at), bool)
-    for k in range(1, len(at)):
-        gap = np.linalg.norm(at[:k] - at[k], axis=1) - radius[:k] - radius[k]
-        stay[k] = not (stay[:k] & (gap < -1e-6)).any()
+    stay = apart(at, radius)
     return at[stay], radius[stay]
 
 # %% ../../nbs/03_simulate/40_bead_views.ipynb #148a4695
