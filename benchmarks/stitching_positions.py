@@ -193,7 +193,8 @@ def ours(data: Path, scenario: str, null: bool) -> dict[str, Any]:
         "own_max": float(np.hypot(*miss[frame].T).max()),
         "pulls": (miss / p.error)[frame].ravel().tolist(),
         "unlinked": np.hypot(*miss[~linked].T).tolist(),
-        "unlinked_stage": np.hypot(*(away - np.median(away, axis=0))[~linked].T).tolist(),
+        # both to the tiles of the frame: a median of all tiles would know the ones that are asked for
+        "unlinked_stage": np.hypot(*(away - np.median(away[frame], axis=0))[~linked].T).tolist(),
         "accepted": int(found.accepted.sum()),
     }
     sys.path.insert(0, str(Path(os.environ["PROTOTYPES"])))
@@ -326,15 +327,15 @@ def robust_width(values: list[float]) -> float:
 
 
 def table(rows: Any, seeds: list[int]) -> list[str]:
-    """Programs side by side, on the seeds that all ran."""
+    """Programs side by side, each on the seeds that it ran."""
     head = [
-        "| scenario | program | data sets | median px | worst px | CPU s | wall s (under load) | peak MB |",
-        "|---|---|---|---|---|---|---|---|",
+        "| scenario | program | data sets | median px | worst px | within | CPU s | wall s (under load) | peak MB |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     common = rows[rows["seed"].isin(seeds)].dropna(subset=["med"])
     for (scenario, program), g in common.groupby(["scenario", "program"], sort=False):
         head.append(
-            f"| {scenario} | {program} | {len(g)} | {spread(g['med'], 3)} | {spread(g['max'])} | {spread(g['cpu'], 1)} | {spread(g['wall'], 0)} | {spread(g['peak_mb'], 0)} |"
+            f"| {scenario} | {program} | {len(g)} | {spread(g['med'], 3)} | {spread(g['max'])} | {int((g['max'] <= (3 if scenario == 'hard' else 1)).sum())} of {len(g)} | {spread(g['cpu'], 1)} | {spread(g['wall'], 0)} | {spread(g['peak_mb'], 0)} |"
         )
     return head
 
@@ -410,7 +411,7 @@ def main() -> None:
         rows: list[dict[str, Any]] = []
         null_seeds = (a.seeds + a.own_seeds)[: a.null_seeds]
         for scenario in a.scenarios:
-            for seed in a.seeds + (a.own_seeds if scenario in ("main", "hard") else []):
+            for seed in a.seeds + a.own_seeds:
                 data = data_set(data_folder, runners, scenario, seed)
                 null = scenario in ("main", "hard") and seed in null_seeds
 
@@ -434,9 +435,10 @@ def main() -> None:
         f"`python benchmarks/stitching_positions.py --seeds {' '.join(map(str, a.seeds))} --own-seeds {' '.join(map(str, a.own_seeds))}`; "
         f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, {date.today():%d %B %Y}; load {os.getloadavg()[1]:.0f}.",
         "6 x 6 tiles of 1024 x 1024 uint16, 10 % overlap, raw (flat field not corrected), stage errors of 10 px. Errors as the prototypes score them: of tiles that",
-        "overlaps with any structure tie to the main body (`info` > 30), after one common shift. Tuned on seeds below 100 only.",
+        "overlaps with any structure tie to the main body (`info` > 30), after one common shift; *within* counts data sets whose worst such tile is within the bar",
+        "(1 px; hard: 3 px). Tuned on seeds below 100 only.",
         "",
-        *table(frame, a.seeds),
+        *table(frame, a.seeds + a.own_seeds),
         "",
         speed(frame, a.seeds),
         "",

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from .overlap_shifts import Pair
+
+if TYPE_CHECKING:  # offsets alone don't need pandas's 80 MB
+    import pandas as pd
 
 # %% auto #0
 __all__ = ['Orientation', 'ORIENTATIONS', 'stage_pixels', 'neighbours', 'neighbour_pairs']

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage as ndi
 
 from .peaks import LAGS, gradient_sums, lag_sums, lag_sums_plain, summit, value_at
-from .search import RINGS, Floats, flatten
+from .search import RINGS, SHARE_BOX, Floats, flatten, share
 from .strips import Pixels, Strip
 
 # %% auto #0
@@ -73,10 +73,12 @@ def matching(
 # %% ../../nbs/05_mosaic/22_offsets.ipynb #edd51aa1
 @dataclass(frozen=True)
 class _Band:
-    """One channel of both overlaps, smoothed, with the noise's variance that is left."""
+    """One channel of both overlaps, smoothed, the weights of their pixels, and the noise's variance that is left."""
 
     a: Pixels
     b: Pixels
+    wa: Pixels
+    wb: Pixels
     noise: tuple[float, float]
     sums: Floats  # (lag, lag, 6)
 
@@ -86,31 +88,44 @@ class _Band:
         n, a, b, aa, bb, ab = np.moveaxis(self.sums, 2, 0)
         return aa / n - (a / n) ** 2, bb / n - (b / n) ** 2, ab / n - a * b / n**2
 
+    @property
+    def scarcity(self) -> float:
+        """The variance of a weighted mean of white noise of variance 1."""
+        inner = (slice(LAGS, -LAGS),) * 2
+        return float(np.square(self.wa * self.wb)[inner].sum() / self.sums[LAGS, LAGS, 0] ** 2)
+
 # %% ../../nbs/05_mosaic/22_offsets.ipynb #f5d45f94
-def _bands(a: Strip, b: Strip, at: Any, sigma: float) -> tuple[list[_Band], Pixels, Pixels]:
+def _bands(a: Strip, b: Strip, at: Any, sigma: float) -> list[_Band]:
+    """The overlaps at slices `at`, a band for each channel."""
     edge = int(np.ceil(1.5 * sigma))
-    inner = (slice(edge, -edge), slice(edge, -edge))
-    weights = [
+    inner, left = (slice(edge, -edge),) * 2, 1 / (4 * np.pi * sigma**2)
+    cut = [
         None if s.weight is None else np.ascontiguousarray(s.weight[k])
         for s, k in zip((a, b), at, strict=True)
     ]
-    bands, left, plain = [], 1 / (4 * np.pi * sigma**2), weights[0] is None and weights[1] is None
-    one = np.ones(a.values.shape[1:], np.float32)[at[0]]
-    wa, wb = (np.ascontiguousarray((one if w is None else w)[inner]) for w in weights)
+    bands = []
     for c in range(len(a.values)):
-        p, q = (
-            np.ascontiguousarray(smooth(s.values[c][k], w, sigma)[inner])
-            for s, k, w in zip((a, b), at, weights, strict=True)
-        )
-        sums = np.empty((2 * LAGS + 1, 2 * LAGS + 1, 6))
-        if plain:
-            lag_sums_plain(p, q, LAGS, sums)
-        else:
-            lag_sums(p, wa, q, wb, LAGS, sums)
-        bands.append(
-            _Band(p, q, (float(a.noise[c]) ** 2 * left, float(b.noise[c]) ** 2 * left), sums)
-        )
-    return bands, wa, wb
+        seen, weights, noise = [], [], []
+        for s, k, w in zip((a, b), at, cut, strict=True):
+            whole = smooth(s.values[c][k], w, sigma)
+            noise.append(float(s.noise[c]) ** 2 * left)
+            part = share(whole, noise[-1], SHARE_BOX * sigma)
+            both = w if part is None else (part if w is None else part * w)
+            seen.append(np.ascontiguousarray(whole[inner]))
+            weights.append(None if both is None else np.ascontiguousarray(both[inner]))
+        bands.append(_band(seen, weights, (noise[0], noise[1])))
+    return bands
+
+
+def _band(seen: list[Pixels], weights: list[Pixels | None], noise: tuple[float, float]) -> _Band:
+    (p, q), sums = seen, np.empty((2 * LAGS + 1, 2 * LAGS + 1, 6))
+    wa, wb = (np.ones(p.shape, np.float32) if w is None else w for w in weights)
+    if weights[0] is None and weights[1] is None:
+        lag_sums_plain(p, q, LAGS, sums)
+    else:
+        lag_sums(p, wa, q, wb, LAGS, sums)
+        sums[..., 0] = np.maximum(sums[..., 0], 1e-3)
+    return _Band(p, q, wa, wb, noise, sums)
 
 # %% ../../nbs/05_mosaic/22_offsets.ipynb #6007bbff
 def _combined(bands: list[_Band]) -> Floats:
@@ -131,7 +146,6 @@ class Place:
     whole: NDArray[np.int_]
     rest: Floats
     bands: list[_Band]
-    weights: tuple[Pixels, Pixels]
 
 
 def climb(a: Strip, b: Strip, start: Floats, sigma: float, steps: int) -> Place | None:
@@ -141,11 +155,11 @@ def climb(a: Strip, b: Strip, start: Floats, sigma: float, steps: int) -> Place 
         at = matching(a, b, whole)
         if at is None or min(s.stop - s.start for s in at[0]) < 3 * sigma + 12:
             return None
-        bands, wa, wb = _bands(a, b, at, sigma)
+        bands = _bands(a, b, at, sigma)
         z = _combined(bands)
         rest = summit(z)
         if np.isfinite(rest).all() and np.abs(rest).max() <= 0.75:
-            return Place(whole, rest, bands, (wa, wb))
+            return Place(whole, rest, bands)
         best = np.array(np.unravel_index(z.argmax(), z.shape)) - LAGS
         seen.add(tuple(whole))
         whole = whole + (np.round(rest).astype(int) if np.isfinite(rest).all() else best)
@@ -161,7 +175,7 @@ def _unbiased(a: Strip, b: Strip, place: Place, sigma: float) -> tuple[Place, Fl
         slopes = []
         for step in np.eye(2, dtype=int):
             at = matching(a, b, place.whole + step)
-            rest = summit(_combined(_bands(a, b, at, sigma)[0])) if at else np.full(2, np.nan)
+            rest = summit(_combined(_bands(a, b, at, sigma))) if at else np.full(2, np.nan)
             slopes.append(place.rest - rest)
         slope = np.stack(slopes, axis=1)
         if not np.isfinite(slope).all() or np.linalg.svd(slope)[1][-1] < 0.2:
@@ -175,7 +189,7 @@ def _unbiased(a: Strip, b: Strip, place: Place, sigma: float) -> tuple[Place, Fl
         if moved is None:
             break
         place = moved
-    return Place(place.whole, np.clip(rest, -8, 8), place.bands, place.weights), stretch @ stretch
+    return Place(place.whole, np.clip(rest, -8, 8), place.bands), stretch @ stretch
 
 
 def fine(
@@ -197,7 +211,7 @@ def fine(
 # %% ../../nbs/05_mosaic/22_offsets.ipynb #bb6e09cd
 def _describe(place: Place, stretch: Floats, sigma: float) -> Offset | None:
     """Covariance and agreement at the peak, channels added by their noise."""
-    rest, (wa, wb) = np.clip(place.rest, -LAGS, LAGS), place.weights
+    rest = np.clip(place.rest, -LAGS, LAGS)
     information, scores = np.zeros((2, 2)), np.zeros((2, 2))
     together = both = excess = structure = error = snr = 0.0
     area = 4 * np.pi * sigma**2  # pixels that share their noise
@@ -209,7 +223,7 @@ def _describe(place: Place, stretch: Floats, sigma: float) -> Offset | None:
         k = float(np.clip(np.sqrt(sa / sb), 0.5, 2))
         n, s1, s2 = band.sums[LAGS, LAGS, :3]
         out = np.zeros(8)
-        gradient_sums(band.a, wa, band.b, wb, k, (s1 - k * s2) / n, rest[0], rest[1], out)
+        gradient_sums(band.a, band.wa, band.b, band.wb, k, (s1 - k * s2) / n, rest[0], rest[1], out)
         noise = band.noise[0] + k * k * band.noise[1]
         spread = max(out[6] / out[7], noise) + 1e-12
         information += np.array([[out[0], out[1]], [out[1], out[2]]]) / spread
@@ -219,7 +233,7 @@ def _describe(place: Place, stretch: Floats, sigma: float) -> Offset | None:
         both += w * np.sqrt(sa * sb)
         excess += w * (out[6] / out[7] - noise)
         structure += w * k * sb
-        error += w * w * (va * vb - sa * sb) * area / n
+        error += w * w * (va * vb - sa * sb) * area * band.scarcity
         snr += n / area * np.sqrt(sa * sb) / (noise / 2 / k + 1e-12)
     values = np.linalg.eigvalsh(information)
     if values[0] <= 0 or both <= 0:

@@ -15,11 +15,11 @@ from .strips import Strip
 
 # %% auto #0
 __all__ = ['LEAST_SIGNIFICANCE', 'LEAST_AGREEMENT', 'AGREEMENT_ERROR', 'LEAST_SIGNAL', 'HOPELESS', 'BENT', 'TOLERANT', 'RICH',
-           'CONTENT', 'UNLIKELY', 'Link', 'reason_against', 'measure_pair', 'transform', 'stage_scatter',
+           'CONTENT', 'FILLED', 'UNLIKELY', 'Link', 'reason_against', 'measure_pair', 'transform', 'stage_scatter',
            'agreement_asked', 'doubted']
 
 # %% ../../nbs/05_mosaic/24_pairs.ipynb #9278672e
-LEAST_SIGNIFICANCE = 6.0  # the highest of some thousand normal deviates is below 4.5
+LEAST_SIGNIFICANCE = 8.0  # blank strips reach 6 or 7: of them only spots count that noise made
 LEAST_AGREEMENT = 0.8  # whatever the calibration left
 AGREEMENT_ERROR = 0.12
 LEAST_SIGNAL = 10.0
@@ -69,12 +69,13 @@ def measure_pair(
     """The link of two strips with their spectra: of the best peaks the first that is believed, else the first."""
     peaks, snr = search(fa, fb, plan, plan.centre(a, b))
     structure = bool(min(fa.content, fb.content) > CONTENT)
-    rich = sigma_for(snr, plan.bins) < RICH
+    full = min(fa.filled, fb.filled) > FILLED
+    rich = full and sigma_for(snr, plan.bins) < RICH
     first: Link | None = None
     for peak in peaks:
         offset = None
         if peak.significance >= floor:
-            offset = _refine(a, b, fa, fb, peak, plan, snr)
+            offset = _refine(a, b, fa, fb, peak, plan, snr, rich)
         why = reason_against(offset, peak.significance, plan.expected, plan.reach, floor)
         link = Link(offset, peak.significance, structure, why, rich)
         if link.accepted:
@@ -85,8 +86,9 @@ def measure_pair(
 
 # %% ../../nbs/05_mosaic/24_pairs.ipynb #6970960b
 def _refine(
-    a: Strip, b: Strip, fa: Spectrum, fb: Spectrum, peak: Peak, plan: Search, snr: Floats
-) -> Offset | None:
+    a: Strip, b: Strip, fa: Spectrum, fb: Spectrum, peak: Peak, plan: Search, snr: Floats,
+    rich: bool,
+) -> Offset | None:  # fmt: skip
     """From a coarse peak to the offset of the binned overlaps, and on to full resolution if there is more to see."""
     sigma, n = sigma_for(snr, plan.bins), plan.bins
     found = fine(fa.view, fb.view, peak.displacement, max(1.0, sigma / n), 12)
@@ -101,7 +103,7 @@ def _refine(
     if n == 1 or sigma >= 2 * n:
         sharp = first
     else:
-        sharp = _half(a, b, first.displacement, sigma, n, sigma < RICH) or first
+        sharp = _half(a, b, first.displacement, sigma, n, rich) or first
     if sigma < TOLERANT and sharp.agreement + 1.5 * sharp.agreement_err < BENT:
         wide = _half(a, b, sharp.displacement, TOLERANT, n, False)
         return wide if wide is not None and wide.agreement > sharp.agreement else sharp
@@ -124,7 +126,7 @@ BENT, TOLERANT = (
     4.0,
 )  # less agreement than this may be a distortion that wasn't corrected: a blur of so many px forgives it
 RICH = 2.0  # px: the blur of overlaps that are full of fine structure
-CONTENT = 8.0
+CONTENT, FILLED = 8.0, 0.3  # SNR of a ring; share of a strip
 
 
 def transform(strip: Strip, plan: Search) -> Spectrum:
@@ -132,7 +134,9 @@ def transform(strip: Strip, plan: Search) -> Spectrum:
     return spectrum(strip, plan.shape, plan.bins)
 
 # %% ../../nbs/05_mosaic/24_pairs.ipynb #4d515122
-UNLIKELY = 3.5  # standard deviations
+UNLIKELY = (
+    6.0  # standard deviations; that a stage slips is more common than that two places look the same
+)
 
 
 def stage_scatter(links: list[Link], expected: Floats, guess: float) -> tuple[Floats, Floats]:

@@ -79,7 +79,7 @@ def lag_sums_plain(a: Any, b: Any, n: int, out: Any) -> None:
 def gradient_sums(
     a: Any, wa: Any, b: Any, wb: Any, k: float, c: float, dy: float, dx: float, out: Any
 ) -> None:
-    """Sums of m: cross-gradient products yy, yx, xx, those of the mean gradient, squared residuals, and 1."""
+    """Sums, weighted by m: cross-gradient products yy, yx, xx; by m squared: those of the mean gradient; by m: squared residuals, and 1."""
     h, w = a.shape
     half = np.float32(0.5)
     for y in range(3, h - 3):
@@ -93,9 +93,9 @@ def gradient_sums(
             t0 += m * ay * by
             t1 += m * half * (ay * bx + ax * by)
             t2 += m * ax * bx
-            t3 += m * gy * gy
-            t4 += m * gy * gx
-            t5 += m * gx * gx
+            t3 += m * m * gy * gy
+            t4 += m * m * gy * gx
+            t5 += m * m * gx * gx
             t6 += m * r * r
             t7 += m
         out[0] += t0

@@ -28,7 +28,7 @@ from .search import Floats, Search, Spectrum, plan_search
 from .strips import Stabiliser, Strip, cut_strip, overlap_boxes
 
 # %% auto #0
-__all__ = ['Ints', 'Read', 'MISSING', 'Registered', 'register', 'calibrated', 'register_widening']
+__all__ = ['Ints', 'Read', 'MISSING', 'LUCKY', 'Registered', 'register', 'calibrated', 'register_widening']
 
 # %% ../../nbs/05_mosaic/25_register.ipynb #807ec6d7
 Ints = NDArray[np.int_]
@@ -170,6 +170,9 @@ def register(
     return Registered(pairs, expected, links, by_chance, by_chance_expected)
 
 # %% ../../nbs/05_mosaic/25_register.ipynb #84bcacdc
+LUCKY = 0.05
+
+
 def calibrated(r: Registered, guess_px: float) -> tuple[Registered, float]:
     """Links that neither chance nor the stage speaks against, and the significance that is asked for.
 
@@ -182,7 +185,8 @@ def calibrated(r: Registered, guess_px: float) -> tuple[Registered, float]:
         doubted(k, d, scatter, least) for k, d in zip(r.chance, r.chance_expected, strict=True)
     ]
     lucky = [k.significance for k in chance if k.accepted]
-    floor = max([LEAST_SIGNIFICANCE, *(1.05 * s for s in lucky)])
+    often = len(lucky) > LUCKY * len(chance)
+    floor = max([LEAST_SIGNIFICANCE, *(1.05 * s for s in lucky if often)])
     links = [
         replace(k, reason="chance") if k.accepted and not k.rich and k.significance < floor else k
         for k in links

@@ -18,11 +18,16 @@ from .gather import Box
 from .strips import Pixels, Strip
 
 # %% auto #0
-__all__ = ['HIGH_PASS', 'TAPER', 'RINGS', 'Floats', 'flatten', 'bin_mean', 'binned', 'Spectrum', 'spectrum', 'Peak', 'correlate',
-           'find_peaks', 'Search', 'plan_search', 'search']
+__all__ = ['HIGH_PASS', 'TAPER', 'RINGS', 'SHARE_BOX', 'FULL', 'COARSE_BLUR', 'Floats', 'flatten', 'share', 'bin_mean', 'binned',
+           'Spectrum', 'spectrum', 'Peak', 'correlate', 'find_peaks', 'Search', 'plan_search', 'search']
 
 # %% ../../nbs/05_mosaic/23_search.ipynb #8ebe2c97
 HIGH_PASS, TAPER, RINGS = 41, 6, 64
+SHARE_BOX, FULL = (
+    15.0,
+    0.7,
+)  # box, in units of the blur; the mean share from which all pixels count alike
+COARSE_BLUR = 1.5  # bins
 Floats = NDArray[np.float64]
 
 
@@ -33,6 +38,17 @@ def flatten(values: Pixels, weight: Pixels | None, size: int) -> Pixels:
     total = ndi.uniform_filter(weight, size)
     mean = ndi.uniform_filter(values * weight, size) / np.maximum(total, 1e-3)
     return np.asarray((values - mean) * weight, np.float32)
+
+
+def share(band: Pixels, noise: float, size: float) -> Pixels | None:
+    """The share (y, x) of structure in the power of a band whose noise has variance `noise`, in squares of `size` px.
+
+    None if structure fills the band.
+    """
+    power = ndi.uniform_filter(band * band, int(min(size, 61)))
+    over = np.maximum(power / np.float32(noise + 1e-12) - 1, 0)
+    part = over / (1 + over)
+    return None if part.mean() > FULL else np.asarray(part, np.float32)
 
 
 def bin_mean(values: Pixels, n: int) -> Pixels:
@@ -63,6 +79,7 @@ class Spectrum:
     noise: Floats
     snr: Floats
     view: Strip  # the binned strip
+    filled: float = 1.0  # the share of it that shows something
 
     @property
     def content(self) -> float:
@@ -81,17 +98,27 @@ def spectrum(strip: Strip, shape: tuple[int, int], bins: int) -> Spectrum:
     """The spectrum of a strip padded to `shape`, which must hold the strip and the shifts that are searched."""
     view = binned(strip, bins)
     values, weight = view.values, view.weight
-    taper = _taper(values.shape[1])[:, None] * _taper(values.shape[2])
-    flat = np.stack([flatten(v, weight, HIGH_PASS) * taper for v in values])
-    transform = sf.rfft2(flat, shape)
+    own = (strip.noise / bins) ** 2
+    flat = [flatten(v, weight, HIGH_PASS) for v in values]
+    shares = [_window(f, float(q)) for f, q in zip(flat, own, strict=True)]
+    windows = _taper(values.shape[1])[:, None] * _taper(values.shape[2]) * np.stack(shares)
+    transform = sf.rfft2(np.stack(flat) * windows, shape)
     ring, count = _rings(shape)
     power = transform.real**2 + transform.imag**2
     radial = np.stack([np.bincount(ring.ravel(), p.ravel(), RINGS) for p in power]) / count
     # white noise fills the outermost rings, but so may sharp structure: pixels tell as well
     outer = np.median(radial[:, RINGS * 7 // 8 :], axis=1)
-    own = (strip.noise / bins) ** 2 * float((taper**2).sum())
+    own = own * np.square(windows).sum(axis=(1, 2))
     noise = np.clip(own, 0.05 * outer, outer)[:, None] + 1e-12
-    return Spectrum(transform, noise, np.clip(radial / noise - 1, 0, None), view)
+    filled = max(float(k.mean()) for k in shares)
+    return Spectrum(transform, noise, np.clip(radial / noise - 1, 0, None), view, filled)
+
+
+def _window(flat: Pixels, noise: float) -> Pixels:
+    """By how much the pixels of a flattened strip (y, x) count."""
+    soft = ndi.gaussian_filter(flat, COARSE_BLUR, truncate=3)
+    part = share(soft, noise / (4 * np.pi * COARSE_BLUR**2), SHARE_BOX * COARSE_BLUR)
+    return np.ones(flat.shape, np.float32) if part is None else part
 
 # %% ../../nbs/05_mosaic/23_search.ipynb #1fd75134
 @dataclass(frozen=True)
