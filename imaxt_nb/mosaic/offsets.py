@@ -46,7 +46,7 @@ class Offset:
     """The displacement (row, column) px of tile b in tile a, its covariance, and how well the overlaps agree there.
 
     `agreement`: correlation of what both show once noise is taken out, 1 for the same thing; `agreement_err` its error;
-    `excess`: squared difference in excess of the noise, in units of the structure's variance;
+    `excess`: squared difference in excess of the noise, in units of the structure's variance, `excess_err` its error by the noise;
     `signal`: structure over noise, an amplitude, of the whole overlap.
     """
 
@@ -56,6 +56,7 @@ class Offset:
     agreement_err: float
     excess: float
     signal: float
+    excess_err: float = 0.0
 
 
 def matching(
@@ -213,7 +214,7 @@ def _describe(place: Place, stretch: Floats, sigma: float) -> Offset | None:
     """Covariance and agreement at the peak, channels added by their noise."""
     rest = np.clip(place.rest, -LAGS, LAGS)
     information, scores = np.zeros((2, 2)), np.zeros((2, 2))
-    together = both = excess = structure = error = snr = 0.0
+    together = both = excess = structure = error = snr = chance = 0.0
     area = 4 * np.pi * sigma**2  # pixels that share their noise
     for band in place.bands:
         va, vb, cov = (value_at(m, rest) for m in band.moments)
@@ -234,6 +235,7 @@ def _describe(place: Place, stretch: Floats, sigma: float) -> Offset | None:
         excess += w * (out[6] / out[7] - noise)
         structure += w * k * sb
         error += w * w * (va * vb - sa * sb) * area * band.scarcity
+        chance += w * w * noise**2 * area * band.scarcity
         snr += n / area * np.sqrt(sa * sb) / (noise / 2 / k + 1e-12)
     values = np.linalg.eigvalsh(information)
     if values[0] <= 0 or both <= 0:
@@ -246,4 +248,5 @@ def _describe(place: Place, stretch: Floats, sigma: float) -> Offset | None:
         float(np.sqrt(error)) / both,
         excess / structure,
         float(np.sqrt(snr)),
+        float(np.sqrt(chance)) / structure,
     )

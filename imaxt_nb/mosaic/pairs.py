@@ -15,8 +15,8 @@ from .strips import Strip
 
 # %% auto #0
 __all__ = ['LEAST_SIGNIFICANCE', 'LEAST_AGREEMENT', 'AGREEMENT_ERROR', 'LEAST_SIGNAL', 'HOPELESS', 'BENT', 'TOLERANT', 'RICH',
-           'CONTENT', 'FILLED', 'UNLIKELY', 'Link', 'reason_against', 'measure_pair', 'transform', 'stage_scatter',
-           'agreement_asked', 'doubted']
+           'CONTENT', 'FILLED', 'TOLERANCE', 'EXCESS', 'UNLIKELY', 'Link', 'reason_against', 'measure_pair',
+           'transform', 'stage_scatter', 'agreement_asked', 'doubted']
 
 # %% ../../nbs/05_mosaic/24_pairs.ipynb #9278672e
 LEAST_SIGNIFICANCE = 8.0  # blank strips reach 6 or 7: of them only spots count that noise made
@@ -134,6 +134,7 @@ def transform(strip: Strip, plan: Search) -> Spectrum:
     return spectrum(strip, plan.shape, plan.bins)
 
 # %% ../../nbs/05_mosaic/24_pairs.ipynb #4d515122
+TOLERANCE, EXCESS = 0.07, 0.03
 UNLIKELY = (
     6.0  # standard deviations; that a stage slips is more common than that two places look the same
 )
@@ -156,7 +157,7 @@ def agreement_asked(links: list[Link]) -> float:
     """The agreement that true links of a section have, less a tolerance: near 1 where the calibration is good."""
     known = [k.offset.agreement for k in links if k.offset and 0 < k.offset.agreement_err < 0.06]
     usual = min(1.0, float(np.percentile(known, 75))) if len(known) >= 4 else 1.0
-    return max(LEAST_AGREEMENT, usual - 0.07)
+    return max(LEAST_AGREEMENT, usual - TOLERANCE)
 
 
 def doubted(k: Link, expected: Floats, scatter: tuple[Floats, Floats], least: float) -> Link:
@@ -168,5 +169,7 @@ def doubted(k: Link, expected: Floats, scatter: tuple[Floats, Floats], least: fl
         return replace(k, reason="different")
     if k.rich:
         return k
+    if k.offset.excess - 2 * k.offset.excess_err > EXCESS + 3 * (1 - TOLERANCE - least):
+        return replace(k, reason="different")
     pull = (k.offset.displacement - expected - scatter[0]) / scatter[1]
     return replace(k, reason="unlikely") if np.hypot(*pull) > UNLIKELY else k
