@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,10 @@ from imaxt_nb.core.errors import BadInput
 from imaxt_nb.mosaic.calibration import Calibration, identity
 from imaxt_nb.mosaic.distortion import polynomial
 from imaxt_nb.mosaic.neighbours import neighbours
+from imaxt_nb.mosaic.offsets import Offset
 from imaxt_nb.mosaic.orientation import find_orientation, the_orientation
 from imaxt_nb.mosaic.pairs import Link, agreement_asked, doubted, measure_pair, transform
-from imaxt_nb.mosaic.register import register, register_widening
+from imaxt_nb.mosaic.register import Registered, calibrated, register, register_widening
 from imaxt_nb.mosaic.search import plan_search
 from imaxt_nb.mosaic.strips import cut_strip, find_stabiliser, overlap_boxes
 
@@ -107,6 +111,53 @@ def test_beads_that_look_alike_are_told_apart() -> None:
         == "different"
     )
     assert doubted(same, np.array([0.0, STEP]), scatter, agreement_asked([same])).accepted
+
+
+def test_one_dim_bead_in_a_blank_overlap() -> None:
+    """Pixels that show nothing must not drown the few that do."""
+    y, x = np.mgrid[0:SIDE, 0:SIDE].astype(float)
+    miss = []
+    for k in range(6):
+        true, tiles = np.array([3.0 - 0.3 * k, STEP + 1.4 * k]), []
+        for at, seed in ((np.zeros(2), 2 * k), (true, 2 * k + 1)):
+            rest = 14**2 - (y + at[0] - 120) ** 2 - (x + at[1] - 238) ** 2
+            image = ndi.gaussian_filter(3 + 12 * np.sqrt(rest.clip(0)) / 14, 1)
+            tiles.append(np.random.default_rng(seed).poisson(image)[None].astype(np.float32))
+        found = link(*tiles, (0, STEP))
+        assert found.accepted and found.offset is not None
+        miss.append(found.offset.displacement - true)
+    assert np.sqrt(np.mean(np.square(miss))) < 0.5
+
+
+def example(rich: bool, excess: float = 0.0) -> Link:
+    """A link that all tests believe."""
+    at, error = np.array([0.0, 900.0]), 0.01 * np.eye(2)
+    return Link(Offset(at, error, 1.0, 0.01, excess, 50.0, 0.005), 30.0, True, "", rich)
+
+
+def test_one_lucky_pair_is_no_rule() -> None:
+    links = [example(True)] * 20 + [example(False)] * 20
+    blank = Link(None, 3.0, False, "empty")
+    pairs, expected = np.zeros((40, 2), int), np.tile([0.0, 900.0], (40, 1))
+    for lucky, believed in ((1, 40), (6, 20)):
+        chance = [replace(example(False), significance=40.0)] * lucky + [blank] * (40 - lucky)
+        r = Registered(pairs, expected, links, chance, [expected[0]] * 40)
+        found, floor = calibrated(r, 20.0)
+        assert found.accepted.sum() == believed and (floor > 40) == (believed == 20)
+
+
+def test_differences_that_noise_does_not_explain() -> None:
+    expected, scatter = np.array([0.0, 900.0]), (np.zeros(2), np.full(2, 10.0))
+    least = agreement_asked([example(True)] * 5)
+    assert doubted(example(False, 0.02), expected, scatter, least).accepted
+    assert doubted(example(False, 0.06), expected, scatter, least).reason == "different"
+    assert doubted(example(False, 0.06), expected, scatter, 0.85).accepted  # a poor calibration
+
+
+def test_offsets_do_without_pandas() -> None:
+    """Offsets and placement alone need a quarter less memory without it."""
+    code = "import sys, imaxt_nb.mosaic.register, imaxt_nb.mosaic.placement, imaxt_nb.mosaic.neighbours as n; sys.exit('pandas' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_masked_pixels_and_silent_channels() -> None:
