@@ -15,8 +15,8 @@ from .strips import Strip
 
 # %% auto #0
 __all__ = ['LEAST_SIGNIFICANCE', 'LEAST_AGREEMENT', 'AGREEMENT_ERROR', 'LEAST_SIGNAL', 'HOPELESS', 'BENT', 'TOLERANT', 'RICH',
-           'CONTENT', 'FILLED', 'TOLERANCE', 'EXCESS', 'UNLIKELY', 'Link', 'reason_against', 'measure_pair',
-           'transform', 'stage_scatter', 'agreement_asked', 'doubted']
+           'CONTENT', 'FILLED', 'SHOWN', 'BLANK', 'TOLERANCE', 'EXCESS', 'UNLIKELY', 'Link', 'reason_against',
+           'measure_pair', 'transform', 'stage_scatter', 'agreement_asked', 'doubted']
 
 # %% ../../nbs/05_mosaic/24_pairs.ipynb #9278672e
 LEAST_SIGNIFICANCE = 8.0  # blank strips reach 6 or 7: of them only spots count that noise made
@@ -69,8 +69,10 @@ def measure_pair(
     """The link of two strips with their spectra: of the best peaks the first that is believed, else the first."""
     peaks, snr = search(fa, fb, plan, plan.centre(a, b))
     structure = bool(min(fa.content, fb.content) > CONTENT)
-    full = min(fa.filled, fb.filled) > FILLED
-    rich = full and sigma_for(snr, plan.bins) < RICH
+    filled, shown = min(fa.filled, fb.filled), min(fa.content, fb.content)
+    rich = filled > FILLED and sigma_for(snr, plan.bins) < RICH
+    if filled < 1 and shown < SHOWN:
+        floor = BLANK * floor
     first: Link | None = None
     for peak in peaks:
         offset = None
@@ -127,6 +129,10 @@ BENT, TOLERANT = (
 )  # less agreement than this may be a distortion that wasn't corrected: a blur of so many px forgives it
 RICH = 2.0  # px: the blur of overlaps that are full of fine structure
 CONTENT, FILLED = 8.0, 0.3  # SNR of a ring; share of a strip
+SHOWN, BLANK = (
+    3.0,
+    3.0,
+)  # where no ring's SNR is higher, the noise's own spots are left and look significant
 
 
 def transform(strip: Strip, plan: Search) -> Spectrum:
