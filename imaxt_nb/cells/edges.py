@@ -73,7 +73,7 @@ def snap_edges(
 ) -> NDArray[np.int32]:
     """Labels (y, x) with the edges that the image shows; the numbers stay.
 
-    plane : brightness (y, x), of any unit; NaN is taken as dark. noise : its standard deviation a pixel.
+    plane : brightness (y, x), of any unit; what is not finite is taken as dark. noise : its standard deviation a pixel.
     diameter_px : typical of the nuclei. A label keeps its polygon where the image does not show an edge.
     """
     from scipy.ndimage import distance_transform_edt, gaussian_filter
@@ -81,7 +81,9 @@ def snap_edges(
 
     if not labels.any():
         return labels
-    bright = np.nan_to_num(np.asarray(plane, np.float32), nan=float(np.nanmin(plane)))
+    bright = np.asarray(plane, np.float32)
+    seen = np.isfinite(bright)
+    bright = np.where(seen, bright, bright[seen].min() if seen.any() else np.float32(0))
     level = thresholds(bright, labels, diameter_px, noise)
     band = band_px(diameter_px)
     grown = expand_labels(labels, band)
