@@ -51,7 +51,7 @@ environment:
 #   make notebook SRC=denoise.py NB=nbs/08_cells/10_denoise.ipynb
 notebook: $(READY)
 	$(BIN)/jupytext -q $(if $(wildcard $(NB)),--update) --to ipynb --set-kernel python3 -o $(NB) $(SRC)
-	$(BIN)/jupytext -q --update-metadata '{"jupytext": null}' $(NB)
+	-@$(BIN)/jupytext -q --update-metadata '{"jupytext": null}' $(NB) 2>/dev/null  # where it is
 	$(BIN)/ruff check -q --fix $(NB) && $(BIN)/ruff format -q $(NB)
 	$(BIN)/nbdev-export --path $(NB)
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --log-level=ERROR $(NB)

@@ -17,8 +17,8 @@ from .star import Candidates
 from .synthetic import Plane
 
 # %% auto #0
-__all__ = ['Detect', 'DIAMETERS_PX', 'WINDOW_PX', 'SIZE_SPREAD', 'resize', 'windows', 'Look', 'polygon_areas', 'weighted_median',
-           'look', 'estimate_diameter']
+__all__ = ['Detect', 'DIAMETERS_PX', 'WINDOW_PX', 'SIZE_SPREAD', 'LARGEST_PX', 'resize', 'magnification', 'windows', 'Look',
+           'polygon_areas', 'weighted_median', 'look', 'estimate_diameter']
 
 # %% ../../nbs/08_cells/16_object_size.ipynb #9ebd7180
 Detect = Callable[[NDArray[np.float32]], Candidates]  # input (y, x, 2) to suppressed candidates
@@ -39,6 +39,14 @@ def resize(image: NDArray[Any], factor: float) -> Plane:
         return plane
     made = sk_resize(plane, shape, order=1, mode="edge", anti_aliasing=factor < 1)
     return np.asarray(made, np.float32)
+
+# %% ../../nbs/08_cells/16_object_size.ipynb #1855da76
+LARGEST_PX = 30.0  # diameter that larger nuclei are shrunk to
+
+
+def magnification(diameter_px: float) -> float:
+    """The factor that an image with nuclei of a diameter is scaled by before it is segmented."""
+    return float(np.clip(diameter_px, MODEL_PX, LARGEST_PX)) / diameter_px
 
 # %% ../../nbs/08_cells/16_object_size.ipynb #9e3b9d5f
 def windows(image: Plane, side_px: int, n: int = 2) -> list[Plane]:

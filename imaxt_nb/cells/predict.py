@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .augment import MODEL_PX, TOP, as_input
+from .augment import TOP, as_input
 from .dataset import to_plane
-from .object_size import estimate_diameter, resize
+from .edges import snap_edges
+from .object_size import estimate_diameter, magnification, resize
 from .star import Candidates, candidates, nms, to_labels
 from ..core.errors import BadInput, unknown_name
-from ..networks.levels import apply_levels, find_levels
+from ..networks.levels import apply_levels, find_levels, noise_sd
 
 if TYPE_CHECKING:
     import keras
@@ -73,7 +74,7 @@ def nuclei_model(
 # %% ../../nbs/08_cells/17_predict.ipynb #a945781d
 @dataclass(frozen=True)
 class Nuclei:
-    """Labels (y, x) int32, the polygons that made them (row k - 1 is label k), and the diameter, px (NaN: none found)."""
+    """Labels (y, x) int32, the polygons that they come from (row k - 1 is label k), and the diameter, px (NaN: none found)."""
 
     labels: NDArray[np.int32]
     found: Candidates
@@ -112,15 +113,15 @@ def find_nuclei(
     if not np.isfinite(d) or not levels.any():
         none = Candidates(np.zeros((0, 2), "f4"), np.zeros(0, "f4"), np.zeros((0, 32), "f4"))
         return Nuclei(np.zeros(plane.shape, np.int32), none, d)
-    small = resize(levels, MODEL_PX / d)
+    small = resize(levels, magnification(d))
     scale = float(np.sqrt(plane.size / small.size))
     found = model.detect(as_input(small)).scaled(scale)
-    return _with_pixels(found, plane.shape, d)
+    labels = snap_edges(plane, to_labels(found, plane.shape), d, noise_sd(plane))
+    return _with_pixels(found, labels, d)
 
 
-def _with_pixels(found: Candidates, shape: tuple[int, ...], diameter_px: float) -> Nuclei:
+def _with_pixels(found: Candidates, labels: NDArray[np.int32], diameter_px: float) -> Nuclei:
     """Labels without gaps: polygons that are fully covered by others are dropped."""
-    labels = to_labels(found, (shape[0], shape[1]))
     seen = np.bincount(labels.ravel(), minlength=len(found) + 1) > 0
     seen[0] = False
     new = np.cumsum(seen) * seen

@@ -22,7 +22,7 @@ from ..core.errors import BadInput, unknown_name
 from ..networks.levels import NOISE_RANGE, apply_levels, find_levels
 from ..networks.training import Example, Trained, TrainingSettings, train
 from ..networks.unet import Output, UNetConfig
-from ..networks.weights import ModelCard
+from ..networks.weights import ModelCard, Weights, load_weights
 
 # %% auto #0
 __all__ = ['NUCLEI_UNET', 'EMPTY_SHARE', 'DRAWN_SHARE', 'CROWDED_SHARE', 'SCALES', 'MAX_SHRUNK_PX', 'DIST_WEIGHT', 'LIMITS',
@@ -194,11 +194,21 @@ def train_nuclei(
     folder: str | os.PathLike[str],
     config: UNetConfig = NUCLEI_UNET,
     report: Callable[[str], None] = print,
+    start_from: str | os.PathLike[str] = "",
 ) -> Trained:
-    """Train, or go on with, a nuclear network; the folder keeps checkpoint, settings and log."""
+    """Train, or go on with, a nuclear network; the folder keeps checkpoint, settings and log.
+
+    start_from : a shipped model or a folder with one, whose weights a new training begins with.
+    Raises `BadInput` where that is another network.
+    """
     examples = star_examples(prepare(training, groups), settings, config)
     check = quick_validation(validation) if validation else None
-    return train(config, examples, star_loss, settings, folder, check, report=report)
+    first: Weights | None = None
+    if start_from:
+        first, card = load_weights(start_from)
+        if card.config != config:
+            raise BadInput("another network to start from", found=card.config, expected=config)
+    return train(config, examples, star_loss, settings, folder, check, first, report)
 
 # %% ../../nbs/08_cells/15_train_nuclei.ipynb #9dc9bd0d
 LIMITS = (
@@ -214,6 +224,7 @@ LIMITS = (
 def nuclei_card(
     settings: TrainingSettings, table: Any, thresholds: Mapping[str, float],
     scores: Mapping[str, Any], *, version: str, data: str, licence: str, config: UNetConfig = NUCLEI_UNET,
+    start_from: str = "",
 ) -> ModelCard:  # fmt: skip
     """The card of a trained network; `table` has the columns group and split, one row an image."""
     splits = {
@@ -225,5 +236,6 @@ def nuclei_card(
         object_px=MODEL_PX, thresholds={k: float(v) for k, v in thresholds.items()}, data=data,
         normalisation={"low_percent": 1.0, "high_percent": 99.8, "noise_range": NOISE_RANGE, "top": TOP,
                        "channels": "linear 0..1, asinh-compressed (gain 20)"},
-        splits=splits, licence=licence, training=asdict(settings), scores=dict(scores), limits=LIMITS,
+        splits=splits, licence=licence, scores=dict(scores),
+        training=asdict(settings) | ({"start_from": start_from} if start_from else {}), limits=LIMITS,
     )  # fmt: skip

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .augment import MODEL_PX, TOP, as_input
+from .augment import TOP, as_input
 from .dataset import Labelled
-from .object_size import estimate_diameter, resize
+from .edges import snap_edges
+from .object_size import estimate_diameter, magnification, resize
 from .predict import NucleiModel
 from .score import Scores, score
 from .star import nms, to_labels
 from ..core.errors import BadInput
 from ..core.progress import track
-from ..networks.levels import apply_levels, find_levels
+from ..networks.levels import apply_levels, find_levels, noise_sd
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,8 +32,8 @@ __all__ = ['PROBS', 'OVERLAPS', 'MEASURES', 'OTSU_GRID', 'COUNTS', 'tune_thresho
            'tune_otsu', 'score_images', 'summary', 'group_scores']
 
 # %% ../../nbs/08_cells/18_tuning.ipynb #0b92975b
-PROBS = (0.3, 0.4, 0.5, 0.6, 0.7)
-OVERLAPS = (0.3, 0.4, 0.5)
+PROBS = (0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8)
+OVERLAPS = (0.2, 0.3, 0.4)
 
 
 def tune_thresholds(
@@ -52,14 +53,18 @@ def tune_thresholds(
         raise BadInput("no images to tune on")
     rows = []
     for item, group in track(list(zip(items, groups, strict=True)), "images"):
-        levels = apply_levels(item.image, find_levels(item.image), TOP)
+        plane, noise = item.image, noise_sd(item.image)
+        levels = apply_levels(plane, find_levels(plane), TOP)
         d, _ = estimate_diameter(levels, model.detect)
-        small = resize(levels, MODEL_PX / (d if np.isfinite(d) else MODEL_PX))
+        small = resize(levels, magnification(d) if np.isfinite(d) else 1.0)
         loose = replace(model, prob=min(probs), overlap=max(overlaps)).detect(as_input(small))
         loose = loose.scaled(float(np.sqrt(levels.size / small.size)))
         for p, o in product(probs, overlaps):
             found = nms(loose[loose.prob >= p], o)
-            got = score(item.labels, to_labels(found, levels.shape))
+            labels = to_labels(found, levels.shape)
+            if np.isfinite(d):
+                labels = snap_edges(plane, labels, d, noise)
+            got = score(item.labels, labels)
             rows.append({"prob": p, "overlap": o, "group": group} | got.metrics())
     return _rank(pd.DataFrame(rows), ["prob", "overlap"])
 
