@@ -98,15 +98,19 @@ def nms(found: Candidates, overlap: float = 0.4) -> Candidates:
     """
     quiet_tensorflow()  # which StarDist imports
     from stardist.nms import non_maximum_suppression_inds
+    from threadpoolctl import threadpool_limits
 
     order = np.lexsort((found.points[:, 1], found.points[:, 0], -found.prob))
     some = found[order]
     if len(some) < 2:
         return some
-    kept = non_maximum_suppression_inds(
-        np.ascontiguousarray(some.dist, np.float32), np.ascontiguousarray(some.points, np.float32),
-        scores=np.ascontiguousarray(some.prob, np.float32), thresh=overlap, use_kdtree=True, verbose=False,
-    )  # fmt: skip
+    with threadpool_limits(
+        1, "openmp"
+    ):  # its threads spin: 13 s for 0.02 s of work on a busy machine
+        kept = non_maximum_suppression_inds(
+            np.ascontiguousarray(some.dist, np.float32), np.ascontiguousarray(some.points, np.float32),
+            scores=np.ascontiguousarray(some.prob, np.float32), thresh=overlap, use_kdtree=True, verbose=False,
+        )  # fmt: skip
     return some[np.asarray(kept, bool)]
 
 # %% ../../nbs/08_cells/12_star.ipynb #b9edc089

@@ -217,6 +217,7 @@ LIMITS = (
     "The size is estimated from the image; fields with nuclei of very different sizes, or with one nucleus and much debris, can mislead it: give the diameter or the pixel size.",
     "Smooth haze is as a large nucleus seen from afar: in a field that holds nothing else it may be taken for one where the size is not given.",
     "Nuclei that are not star-convex (strongly lobed, fragmented, mitotic plates) are approximated or split.",
+    "Outlines lie where the light has fallen by 60 % of the way to the surroundings: who counts the dim skirt of a blurred nucleus as part of it draws 1 to 2 pixels wider (the test group 256x256-a4).",
     "Confidence (prob) is how deep a pixel lies in a nucleus, not a calibrated probability of being right.",
 )
 
