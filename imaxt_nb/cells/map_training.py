@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .map_examples import Expose, MakeScene, map_examples
 from .map_inputs import MIN_COUNTS, MODEL_PIXEL_UM, PERCENTILES, map_inputs
+from .map_real import read_real_images, real_examples
 from .map_watershed import Maps, cells_from_maps, nuclei_from_maps
 from .parameters import SegmentParameters
 from .preprocess import remove_hot_pixels
@@ -38,8 +39,10 @@ class MapTrainingParameters(Parameters):
 
     folder: str = param("", "of checkpoints and model; a training there goes on; empty: the run's")
     start_from: str = param("", "model to begin with, shipped or a folder; empty: from nothing")
+    real: str = param("", "table (CSV) of real images with masks, see cells.map_real; empty: none")
+    real_share: float = param(0.12, "of the examples, where there are real images", ge=0, le=0.9)
     steps: int = param(2400, "steps of the training", ge=1)
-    scenes: int = param(400, "scenes to learn from", ge=1)
+    scenes: int = param(600, "scenes to learn from", ge=1)
     batch: int = param(4, "examples a step", ge=1, le=64)
     patch_px: int = param(192, "side of an example", unit="px", ge=32, le=288, multiple_of=8)
     filters: int = param(16, "of the first level", ge=4, le=64)
@@ -63,9 +66,10 @@ def map_loss(truth: dict[str, Any], found: dict[str, Any]) -> Any:
     import tensorflow as tf
 
     tiny = 1e-6
-    classes = -tf.reduce_sum(truth["classes"] * tf.math.log(found["classes"] + tiny), axis=-1)
-    t, f = truth["shape"], found["shape"]
+    classes = -tf.math.log(tf.reduce_sum(truth["classes"] * found["classes"], axis=-1) + tiny)
+    t, f = tf.maximum(truth["shape"], 0), found["shape"]
     shape = -(t * tf.math.log(f + tiny) + (1 - t) * tf.math.log(1 - f + tiny))
+    shape *= tf.cast(truth["shape"] >= 0, shape.dtype)
     return tf.reduce_mean(classes) + tf.reduce_mean(tf.reduce_sum(shape, axis=-1))
 
 # %% ../../nbs/08_cells/24_map_training.ipynb #6c861179
@@ -118,8 +122,9 @@ def train_maps(
         validate_every=p.checkpoint_every, precision=p.precision,
     )  # fmt: skip
     examples = map_examples(
-        make, exposure, scenes=p.scenes, patch_px=p.patch_px, batch=p.batch, seed=p.seed
-    )
+        make, exposure, scenes=p.scenes, patch_px=p.patch_px, batch=p.batch, seed=p.seed,
+        real=real_examples(read_real_images(p.real)) if p.real else None, real_share=p.real_share,
+    )  # fmt: skip
     validate = map_validation(make, exposure, validation_scenes) if validation_scenes else None
     start = load_weights(p.start_from)[0] if p.start_from else None
     return train(map_config(p.filters), examples, map_loss, settings, folder, validate, start)
