@@ -1247,6 +1247,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                               'imaxt_nb/cells/map_real.py'),
                                          'imaxt_nb.cells.map_real._varied': ( '08_cells/map_real.html#_varied',
                                                                               'imaxt_nb/cells/map_real.py'),
+                                         'imaxt_nb.cells.map_real.agreement': ( '08_cells/map_real.html#agreement',
+                                                                                'imaxt_nb/cells/map_real.py'),
                                          'imaxt_nb.cells.map_real.partial_targets': ( '08_cells/map_real.html#partial_targets',
                                                                                       'imaxt_nb/cells/map_real.py'),
                                          'imaxt_nb.cells.map_real.read_real_images': ( '08_cells/map_real.html#read_real_images',

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from .map_examples import NO_MEMBRANE, Batch, contacts, depth_inside
 from .map_inputs import at_model_pixel, map_inputs, model_shape
 from .preprocess import remove_hot_pixels
+from .score import score
 from ..core.errors import BadInput
 
 # %% auto #0
-__all__ = ['UNKNOWN', 'MEAN_COUNTS', 'partial_targets', 'RealImage', 'read_real_images', 'real_example', 'real_examples']
+__all__ = ['UNKNOWN', 'MEAN_COUNTS', 'partial_targets', 'RealImage', 'read_real_images', 'real_example', 'real_examples', 'agreement']
 
 # %% ../../nbs/08_cells/27_map_real.ipynb #7212ef8b
 UNKNOWN = -1.0  # a target of depth or border that counts for nothing
@@ -169,3 +170,18 @@ def real_examples(images: Sequence[RealImage]) -> Callable[[int, np.random.Gener
         return real_example(chosen[k], patch_px, draw)
 
     return make
+
+
+def agreement(
+    images: Sequence[RealImage],
+    find: Callable[[NDArray[np.float32], list[NDArray[np.float32]]], tuple[NDArray[Any], NDArray[Any]]],
+) -> dict[str, float]:  # fmt: skip
+    """Object F1 at 0.5 between the images' masks and what `find` makes of those held out: (nuclear, membranes) to nuclei, cells."""
+    found = {}
+    for image in (i for i in images if i.use == "hold"):
+        planes, _ = remove_hot_pixels(np.concatenate([image.nuclear[None], image.membranes]), 50.0)
+        ours = find(planes[0], list(planes[1:]))
+        for kind, theirs, mine in zip(("nuclei", "cells"), (image.nuclei, image.cells), ours, strict=True):  # fmt: skip
+            if theirs is not None:
+                found[f"agreement_{image.name}_{kind}"] = score(theirs, mine).object_f1_50
+    return found

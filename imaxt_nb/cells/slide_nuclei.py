@@ -16,9 +16,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from .measure import Measurements, measure
-from .results import RegionResult, common_panel, measured
 from .object_size import estimate_diameter
 from .predict import NUCLEUS_UM, size_limits
+from .results import RegionResult, common_panel, measured
 from .slide_labels import decide, label_array
 from .slide_plane import SlidePlane, sample_fields, slide_levels
 from .slide_tiles import StarNetwork, propose
@@ -34,9 +34,9 @@ from ..sample.places import lock
 from ..sample.store import Sample
 
 # %% auto #0
-__all__ = ['FIELDS', 'FIELD_PX', 'NucleiParameters', 'StoredPlane', 'stored_pyramid', 'slide_plane', 'find_zoom',
-           'touching_edge', 'edge_distance', 'measure_slide', 'segment_slide', 'slide_result', 'nuclei_sample',
-           'same_channels', 'nuclei_metrics']
+__all__ = ['FIELDS', 'FIELD_PX', 'NucleiParameters', 'StoredPlane', 'stored_pyramid', 'slide_plane', 'find_zoom', 'touching_edge',
+           'edge_distance', 'measure_slide', 'segment_slide', 'slide_result', 'nuclei_sample', 'same_channels',
+           'nuclei_metrics']
 
 # %% ../../nbs/08_cells/33_slide_nuclei.ipynb #35d2797f
 class NucleiParameters(Parameters):

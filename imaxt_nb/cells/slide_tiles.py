@@ -27,8 +27,8 @@ from ..sample.places import join as join_path
 from ..sample.places import names_in
 
 # %% auto #0
-__all__ = ['Answer', 'SMALLEST_TILE', 'TILE_PX', 'StarNetwork', 'aligned_halo_px', 'ByName', 'OfWhole', 'star_network', 'tile_candidates',
-           'careful_candidates', 'propose']
+__all__ = ['Answer', 'SMALLEST_TILE', 'TILE_PX', 'StarNetwork', 'aligned_halo_px', 'ByName', 'OfWhole', 'star_network',
+           'tile_candidates', 'careful_candidates', 'propose']
 
 # %% ../../nbs/08_cells/31_slide_tiles.ipynb #9a318587
 Answer = tuple[NDArray[np.float32], NDArray[np.float32]]
