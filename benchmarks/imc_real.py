@@ -5,7 +5,8 @@
 
 Pancreas crops (imc_pancreas_crops: cells by the program of their authors) E34 and G01 are for training, J02 is held out.
 UnMICST's DNA image (multiplex_probability_maps): its left 60 % for training, its right 40 % is held out; nuclei are the watershed
-of its maps. None of these masks is truth: agreement with them is no accuracy.
+of its maps. None of these masks is truth: agreement with them is no accuracy. The crops have no nuclei; with cells alone the network forgets
+nuclei in such images (tried), so `--teacher MODEL` finds them first: the training is bootstrapped.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ def unmicst() -> tuple[np.ndarray, np.ndarray]:
     return dna, watershed(-gaussian_filter(inside, 1.0), markers, mask=mask).astype(np.uint16)
 
 
-def make_table(folder: Path) -> Path:
-    """Images, masks and `images.csv` in a folder."""
+def make_table(folder: Path, teacher: str = "") -> Path:
+    """Images, masks and `images.csv` in a folder; nuclei of the crops by `teacher`, inside of the cells that came with them."""
     import pandas as pd
     import tifffile
 
@@ -49,8 +50,15 @@ def make_table(folder: Path) -> Path:
         for part in ("imc", "mask"):
             data = tifffile.imread(DATA / f"imc_pancreas_crops/inst/extdata/{name}_{part}.tiff")
             tifffile.imwrite(folder / f"{name}_{part}.tif", data)
-        rows.append({"image": f"{name}_imc.tif", "nuclear": 0, "membranes": "1;4", "nuclei": "", "cells": f"{name}_mask.tif",
-                     "pixel_um": 1.0, "use": "hold" if name == "J02" else "train"})  # fmt: skip
+        row = {"image": f"{name}_imc.tif", "nuclear": 0, "membranes": "1;4", "nuclei": "", "cells": f"{name}_mask.tif",
+               "pixel_um": 1.0, "use": "hold" if name == "J02" else "train"}  # fmt: skip
+        rows.append(row)
+        if teacher and row["use"] == "train":
+            row["nuclei"] = f"{name}_nuclei.tif"
+            tifffile.imwrite(
+                folder / row["nuclei"],
+                taught_nuclei(folder / row["image"], folder / row["cells"], teacher),
+            )
     dna, nuclei = unmicst()
     middle = int(0.6 * dna.shape[1])
     for use, part in (("train", np.s_[:, :middle]), ("hold", np.s_[:, middle + GAP_PX :])):
@@ -60,6 +68,17 @@ def make_table(folder: Path) -> Path:
                      "pixel_um": 0.65, "use": use})  # fmt: skip
     pd.DataFrame(rows).to_csv(folder / "images.csv", index=False)
     return folder / "images.csv"
+
+
+def taught_nuclei(image: Path, cells: Path, teacher: str) -> np.ndarray:
+    """Nuclei of a crop by a model, cut to the cells (y, x)."""
+    import tifffile
+
+    from imaxt_nb.cells.map_real import RealImage
+
+    data = tifffile.imread(image).astype(np.float32)
+    nuclei, _ = find(RealImage(image.stem, "train", data[0], data[[1, 4]], None, None), teacher)
+    return np.where(tifffile.imread(cells) > 0, nuclei, 0).astype(np.uint16)
 
 
 def find(image: Any, model: str) -> tuple[np.ndarray, np.ndarray]:
@@ -124,10 +143,11 @@ def picture(file: Path, image: Any, models: list[str], window: int = 120) -> Non
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--table", type=Path, required=True)
+    parser.add_argument("--teacher", default="", help="model that finds the nuclei of the crops")
     parser.add_argument("--score", nargs="+", metavar="MODEL")
     parser.add_argument("--pictures", type=Path)
     told = parser.parse_args()
-    table = make_table(told.table)
+    table = make_table(told.table, told.teacher)
     print(table)
     if not told.score:
         return

@@ -21,7 +21,8 @@ from .score import score
 from ..core.errors import BadInput
 
 # %% auto #0
-__all__ = ['UNKNOWN', 'MEAN_COUNTS', 'partial_targets', 'RealImage', 'read_real_images', 'real_example', 'real_examples', 'agreement']
+__all__ = ['UNKNOWN', 'MEAN_COUNTS', 'partial_targets', 'RealImage', 'read_real_images', 'real_example', 'real_examples',
+           'agreement']
 
 # %% ../../nbs/08_cells/27_map_real.ipynb #7212ef8b
 UNKNOWN = -1.0  # a target of depth or border that counts for nothing
@@ -32,7 +33,7 @@ def partial_targets(
 ) -> dict[str, NDArray[np.float32]]:
     """Targets as `map_targets` of labels (y, x), one of which may be unknown.
 
-    `classes` has 1 in every class that a pixel may have; `shape` is -1 where unknown.
+    `classes` has 1 in every class that a pixel may have; `shape` is -1 where unknown. Nothing is known of nuclei in cells without any.
     """
     known = nuclei if nuclei is not None else cells
     if known is None or (nuclei is not None and cells is not None and nuclei.shape != cells.shape):
@@ -40,9 +41,12 @@ def partial_targets(
     inside = np.zeros(known.shape, bool) if nuclei is None else nuclei > 0
     body = np.ones(known.shape, bool) if cells is None else cells > 0
     maybe = body & ~inside  # cytoplasm, or what nobody has drawn
-    nucleus = inside | (maybe if nuclei is None else False)
+    bare = maybe if nuclei is None else np.zeros(known.shape, bool)
+    if nuclei is not None and cells is not None:
+        bare = maybe & ~np.isin(cells, np.unique(cells[inside]))
+    nucleus = inside | bare
     background = ~(body | inside) | (maybe if cells is None else False)
-    depth = depth_inside(nuclei) if nuclei is not None else np.where(body, UNKNOWN, 0)
+    depth = np.where(bare, UNKNOWN, 0 if nuclei is None else depth_inside(nuclei))
     border = contacts(cells) if cells is not None else np.full(known.shape, UNKNOWN)
     classes = np.stack([background, nucleus, maybe], axis=-1)
     shape = np.stack([depth, border], axis=-1)

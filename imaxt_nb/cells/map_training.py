@@ -160,7 +160,13 @@ def map_card(
         },
         thresholds={
             k: getattr(SegmentParameters(), k)
-            for k in ("nucleus_threshold", "cell_threshold", "min_confidence", "seed_sigma_um", "seed_saddle")
+            for k in (
+                "nucleus_threshold",
+                "cell_threshold",
+                "min_confidence",
+                "seed_sigma_um",
+                "seed_saddle",
+            )
         },
         data=data,
         splits={
@@ -168,7 +174,8 @@ def map_card(
             "validation": f"scenes from {FIRST_VALIDATION}",
         },
         licence="BSD-3-Clause",
-        training={k: v for k, v in p.model_dump().items() if k != "folder"} | {"real": Path(p.real).name},
+        training={k: v for k, v in p.model_dump().items() if k != "folder"}
+        | {"real": Path(p.real).name},
         scores=scores,
         limits=LIMITS,
     )
