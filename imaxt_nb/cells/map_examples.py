@@ -18,7 +18,8 @@ from ..core.compute import rng as seeded
 from ..core.errors import BadInput
 
 # %% auto #0
-__all__ = ['MakeScene', 'Expose', 'Batch', 'NO_MEMBRANE', 'RESAMPLED', 'map_targets', 'SceneLike', 'example', 'map_examples']
+__all__ = ['MakeScene', 'Expose', 'Batch', 'MakeExample', 'NO_MEMBRANE', 'RESAMPLED', 'contacts', 'depth_inside', 'map_targets',
+           'SceneLike', 'example', 'map_examples']
 
 # %% ../../nbs/08_cells/21_map_examples.ipynb #43e70fc4
 def contacts(labels: NDArray[Any]) -> NDArray[np.bool_]:
