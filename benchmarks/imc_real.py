@@ -5,8 +5,8 @@
 
 Pancreas crops (imc_pancreas_crops: cells by the program of their authors) E34 and G01 are for training, J02 is held out.
 UnMICST's DNA image (multiplex_probability_maps): its left 60 % for training, its right 40 % is held out; nuclei are the watershed
-of its maps. None of these masks is truth: agreement with them is no accuracy. The crops have no nuclei; with cells alone the network forgets
-nuclei in such images (tried), so `--teacher MODEL` finds them first: the training is bootstrapped.
+of its maps. None of these masks is truth: agreement with them is no accuracy. The crops come without nuclei:
+`--teacher MODEL` finds them first, so that the training is bootstrapped.
 """
 
 from __future__ import annotations
