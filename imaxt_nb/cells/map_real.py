@@ -116,7 +116,9 @@ def read_real_images(table: str | os.PathLike[str]) -> list[RealImage]:
         planes = _planes(row, file.parent)
         nuclei, cells = (_labels(str(f), file.parent, planes.shape[1:]) for f in (row.nuclei, row.cells))  # fmt: skip
         partial_targets(nuclei, cells)
-        found.append(RealImage(Path(str(row.image)).stem, row.use, planes[0], planes[1:], nuclei, cells))  # fmt: skip
+        use: Literal["train", "hold"] = "train" if row.use == "train" else "hold"
+        name = Path(str(row.image)).stem
+        found.append(RealImage(name, use, planes[0], planes[1:], nuclei, cells))
     return found
 
 # %% ../../nbs/08_cells/27_map_real.ipynb #6c251140
