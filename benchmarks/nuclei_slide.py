@@ -1,9 +1,10 @@
 """Nuclei of a whole slide: processor time against the network's own, memory of a worker, labels for other tiles.
 
-    python benchmarks/nuclei_slide.py [--side 10000] [--tiles 1024] [--compare 1024 --part 4096] [--out FILE]
+    python benchmarks/nuclei_slide.py [--side 10000] [--tiles 1280] [--compare 512 1024 2048 --part 3072] [--out FILE]
+    python benchmarks/nuclei_slide.py --stardist 1024 [--side 10000]      # StarDist's predict_instances_big with the same network
 
 The slide is made of drawn nuclei (500 on 1000 x 1000 pixels, some of which overlap: 50,000 on 10,000 x 10,000). The network's own time is that of the shipped network
-on the slide's pixels in windows of the same size without any overlap, one after another, measured on some of them. Reading, scaling (none is needed here), halo,
+on the slide's pixels in windows of 1024 without any overlap, one after another, measured on some of them (afterwards, so that the memory is the slide's). Reading, scaling (none is needed here), halo,
 suppression, painting, pyramid and measuring are what comes on top.
 """
 
@@ -19,9 +20,13 @@ from pathlib import Path
 
 import numpy as np
 
+from imaxt_nb.cells.augment import as_input
 from imaxt_nb.cells.slide_labels import decide, label_array
 from imaxt_nb.cells.slide_nuclei import NucleiParameters, nuclei_sample, slide_plane
+from imaxt_nb.cells.slide_plane import SlidePlane, slide_levels
 from imaxt_nb.cells.slide_tiles import propose, star_network
+from imaxt_nb.networks.tiles import predict_block
+from imaxt_nb.networks.weights import load_model
 from imaxt_nb.sample.channels import Channel
 from imaxt_nb.sample.store import Sample
 
@@ -49,29 +54,69 @@ def draw(side, seed=0):
     return image
 
 
-def network_seconds(network, plane, side, windows=6):
-    """Processor time a pixel of the network alone, on windows of `side` without overlap."""
-    side = min(side, min(plane.shape) // network.multiple * network.multiple)
+def network_seconds(name, plane, side, windows=8):
+    """Processor time a pixel of the network alone, whole windows of `side` without overlap."""
+    model, card = load_model(name)
+    side = min(side, min(plane.shape) // card.config.multiple * card.config.multiple)
     boxes = [
         (slice(0, side), slice(k * side, (k + 1) * side))
         for k in range(min(windows, plane.shape[1] // side))
     ]
-    parts = [plane.read(b) for b in boxes]
-    network.predict(parts[0])
+    parts = [as_input(plane.read(b)) for b in boxes]
+    predict_block(model, parts[0], card.config)
     began = time.process_time()
     for part in parts:
-        network.predict(part)
-    return (time.process_time() - began) / sum(p.size for p in parts)
+        predict_block(model, part, card.config)
+    return (time.process_time() - began) / sum(p[..., 0].size for p in parts)
+
+
+def stardist_big(image, block):
+    """Labels by StarDist's own `predict_instances_big` with the shipped network in it; seconds of processor, of clock."""
+    import keras
+    from stardist.models import Config2D, StarDist2D
+
+    model, card = load_model("nuclei")
+    theirs = StarDist2D(Config2D(n_rays=32, grid=(2, 2), n_channel_in=2), name=None, basedir=None)
+    answers = model(model.inputs[0])
+    theirs.keras_model = keras.Model(model.inputs, [answers["prob"], answers["dist"]])
+    limits = {
+        "prob_thresh": card.thresholds["prob"], "nms_thresh": card.thresholds["overlap"],
+    }  # fmt: skip
+    plane = SlidePlane((image,), None, 1.0, top=3.0)
+    plane = replace(plane, levels=slide_levels(plane))
+    began, wall = time.process_time(), time.monotonic()
+    seen = as_input(plane.read((slice(0, image.shape[0]), slice(0, image.shape[1]))))
+    labels, _ = theirs.predict_instances_big(
+        seen, axes="YXC", block_size=block, min_overlap=128, context=96, show_progress=False, **limits,
+    )  # fmt: skip
+    return labels, time.process_time() - began, time.monotonic() - wall
+
+
+def versus_stardist(side, block, out):
+    """Print what StarDist's loop takes on a slide, alone in this process."""
+    labels, spent, wall = stardist_big(draw(side), block)
+    n = len(np.unique(labels)) - 1
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    text = f"predict_instances_big, {side} x {side} px, blocks of {block}: {n} nuclei, {spent:.0f} s of processor, {wall:.0f} s of clock, {peak:.2f} GB"
+    print(text)
+    if out:
+        out.write_text(text + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument(
+        "--stardist", type=int, help="only StarDist's own loop, with blocks of this side"
+    )
     parser.add_argument("--side", type=int, default=10000)
-    parser.add_argument("--tiles", type=int, default=1024)
+    parser.add_argument("--tiles", type=int, default=1280)
     parser.add_argument("--compare", type=int, nargs="*", default=[])
-    parser.add_argument("--part", type=int, default=4096)
+    parser.add_argument("--part", type=int, default=3072)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    if args.stardist:
+        versus_stardist(args.side, args.stardist, args.out)
+        return
     with tempfile.TemporaryDirectory() as home:
         sample = Sample.create("S", home)
         image = draw(args.side)
@@ -86,12 +131,11 @@ def main() -> None:
         network = star_network("nuclei")
         told = NucleiParameters(tile_px=args.tiles, nucleus_um=22 * 0.45)
         plane = replace(slide_plane(sample, sample.image("axioscan_s1"), "DAPI"), top=network.top)
-        alone = network_seconds(network, plane, args.tiles)
         began, wall = time.process_time(), time.monotonic()
         result = nuclei_sample(sample, network, told, "k")["s1"]
         spent, wall = time.process_time() - began, time.monotonic() - wall
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-        own = alone * args.side**2
+        own = network_seconds("nuclei", plane, 1024) * args.side**2
         lines = [
             f"{args.side} x {args.side} px, tiles of {args.tiles}: {result.n_cells} nuclei",
             f"processor time {spent:.0f} s ({wall:.0f} s of clock), the network alone {own:.0f} s: {spent / own:.2f} x",

@@ -20,7 +20,7 @@ from imaxt_nb.cells.slide_nuclei import (
     slide_plane,
 )
 from imaxt_nb.cells.slide_plane import SlidePlane, slide_levels
-from imaxt_nb.cells.slide_tiles import StarNetwork, propose, star_network
+from imaxt_nb.cells.slide_tiles import OfWhole, StarNetwork, propose, star_network
 from imaxt_nb.cells.star import star_targets
 from imaxt_nb.core.errors import BadInput, ImaxtError
 from imaxt_nb.core.frames import Frame, translation
@@ -68,7 +68,7 @@ def find_discs(scaled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return prob[..., 0], dist
 
 
-DISCS = StarNetwork(find_discs, mark="discs")
+DISCS = StarNetwork(OfWhole(find_discs), mark="discs")
 TOLD = NucleiParameters(nucleus_um=11, tile_px=256)
 
 
@@ -180,7 +180,7 @@ def test_a_tile_that_fails_is_named_and_done_again_later(tmp_path: Path, truth: 
         return find_discs(scaled)
 
     said: list[str] = []
-    network = replace(DISCS, predict=flaky)
+    network = replace(DISCS, predict=OfWhole(flaky))
     first = nuclei_sample(sample, network, TOLD, "k", said.append)
     assert "1 tiles failed" in first["s1"].note and first["s1"].n_cells > 150
     assert any("tile of rows" in line and "disk went away" in line for line in said)
@@ -204,7 +204,7 @@ def test_out_of_memory_halves_the_tile(tmp_path: Path, truth: np.ndarray) -> Non
 
     a, b = (slide_sample(tmp_path / n, picture(truth, 1)) for n in "ab")
     big, said = NucleiParameters(nucleus_um=11, tile_px=2048), []
-    nuclei_sample(a, replace(DISCS, predict=greedy), big, "k", said.append)
+    nuclei_sample(a, replace(DISCS, predict=OfWhole(greedy)), big, "k", said.append)
     nuclei_sample(b, DISCS, big, "k")
     assert np.array_equal(labels_of(a), labels_of(b)) and not said
 

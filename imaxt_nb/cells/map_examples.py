@@ -18,10 +18,11 @@ from ..core.compute import rng as seeded
 from ..core.errors import BadInput
 
 # %% auto #0
-__all__ = ['MakeScene', 'Expose', 'Batch', 'NO_MEMBRANE', 'RESAMPLED', 'map_targets', 'SceneLike', 'example', 'map_examples']
+__all__ = ['MakeScene', 'Expose', 'Batch', 'MakeExample', 'NO_MEMBRANE', 'RESAMPLED', 'contacts', 'depth_inside', 'map_targets',
+           'SceneLike', 'example', 'map_examples']
 
 # %% ../../nbs/08_cells/21_map_examples.ipynb #43e70fc4
-def _contacts(labels: NDArray[Any]) -> NDArray[np.bool_]:
+def contacts(labels: NDArray[Any]) -> NDArray[np.bool_]:
     """Pixels (y, x) of an object that have a pixel of another object beside them."""
     touch = np.zeros(labels.shape, bool)
     for axis in (0, 1):
@@ -34,12 +35,12 @@ def _contacts(labels: NDArray[Any]) -> NDArray[np.bool_]:
     return touch
 
 
-def _depth(labels: NDArray[Any]) -> NDArray[np.float32]:
+def depth_inside(labels: NDArray[Any]) -> NDArray[np.float32]:
     """How deep a pixel (y, x) is in its object: 1 at the deepest, 0 outside."""
     from scipy.ndimage import distance_transform_edt
 
     inside = labels > 0
-    away = distance_transform_edt(inside & ~_contacts(labels)).astype(np.float32) + np.float32(0.5)
+    away = distance_transform_edt(inside & ~contacts(labels)).astype(np.float32) + np.float32(0.5)
     deepest = np.full(int(labels.max(initial=0)) + 1, 0.5, np.float32)
     np.maximum.at(deepest, labels.ravel(), away.ravel())
     return np.where(inside, away / deepest[labels], 0).astype(np.float32)
@@ -55,7 +56,7 @@ def map_targets(nuclei: NDArray[Any], cells: NDArray[Any]) -> dict[str, NDArray[
         raise BadInput("labels", found=(nuclei.shape, cells.shape), expected="(y, x), both alike")
     kind = np.where(nuclei > 0, 1, np.where(cells > 0, 2, 0))
     classes = np.eye(3, dtype=np.float32)[kind]
-    shape = np.stack([_depth(nuclei), _contacts(cells)], axis=-1).astype(np.float32)
+    shape = np.stack([depth_inside(nuclei), contacts(cells)], axis=-1).astype(np.float32)
     return {"classes": classes, "shape": shape}
 
 # %% ../../nbs/08_cells/21_map_examples.ipynb #976e395c
@@ -71,6 +72,7 @@ class SceneLike(Protocol):
 MakeScene = Callable[[int], Any]  # number -> SceneLike
 Expose = Callable[[Any, np.random.Generator], tuple[NDArray[np.float32], NDArray[np.float32]]]
 Batch = tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]
+MakeExample = Callable[[int, np.random.Generator], Batch]  # side of the patch, numbers
 NO_MEMBRANE = 0.12  # share of examples that see the nuclear channel only
 RESAMPLED = 0.15
 
@@ -106,11 +108,20 @@ def example(scene: SceneLike, exposure: Expose, patch_px: int, draw: np.random.G
 
 # %% ../../nbs/08_cells/21_map_examples.ipynb #8f0ec952
 def map_examples(
-    make: MakeScene, exposure: Expose, *, scenes: int, patch_px: int, batch: int, seed: int
+    make: MakeScene,
+    exposure: Expose,
+    *,
+    scenes: int,
+    patch_px: int,
+    batch: int,
+    seed: int,
+    real: MakeExample | None = None,
+    real_share: float = 0.0,
 ) -> Callable[[int], Batch]:
     """The batch of each step: inputs float32 (n, y, x, 2), targets as `map_targets` with a leading n.
 
     `scenes`: how many scenes there are; they are made when first needed and kept (about 2 MB each).
+    `real`: gives a share of the examples instead (`cells.map_real`).
     Raises `BadInput` for numbers that are not positive, or patches larger than a scene.
     """
     if min(scenes, patch_px, batch) < 1:
@@ -124,7 +135,12 @@ def map_examples(
             raise BadInput(
                 "patch larger than a scene", found=patch_px, expected=chosen[0].cells.shape
             )
-        pairs = [example(s, exposure, patch_px, draw) for s in chosen]
+        pairs = []
+        for scene in chosen:
+            if real is not None and draw.uniform() < real_share:
+                pairs.append(real(patch_px, draw))
+            else:
+                pairs.append(example(scene, exposure, patch_px, draw))
         x = np.stack([a for a, _ in pairs]).astype(np.float32)
         return x, {k: np.stack([t[k] for _, t in pairs]) for k in ("classes", "shape")}
 

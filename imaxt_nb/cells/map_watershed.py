@@ -38,18 +38,15 @@ class Maps:
 
 # %% ../../nbs/08_cells/22_map_watershed.ipynb #df54c172
 def map_seeds(
-    depth: NDArray[np.float32], mask: NDArray[np.bool_], pixel_um: Pitch, apart_um: float
+    depth: NDArray[np.float32], mask: NDArray[np.bool_], saddle: float
 ) -> NDArray[np.int32]:
-    """Markers 1..n (y, x) at the peaks of the depth within the mask, at least `apart_um` apart."""
-    from skimage.feature import peak_local_max
+    """Markers 1..n (y, x): peaks of the depth within the mask that are parted by a saddle below `saddle` of the lower peak."""
+    from skimage.measure import label
+    from skimage.morphology import local_maxima, reconstruction
 
-    apart = max(1, round(apart_um / min(pixel_um)))
-    at = peak_local_max(
-        np.where(mask, depth, 0), min_distance=apart, threshold_abs=0.05, exclude_border=False
-    )
-    markers = np.zeros(depth.shape, np.int32)
-    markers[tuple(at.T)] = np.arange(1, len(at) + 1)
-    return markers
+    inside = np.where(mask, depth, 0)
+    filled = reconstruction(inside * np.float32(saddle), inside)
+    return label(local_maxima(filled) & mask & (inside > 0.05)).astype(np.int32)
 
 # %% ../../nbs/08_cells/22_map_watershed.ipynb #975a68f2
 def nuclei_from_maps(
@@ -57,8 +54,8 @@ def nuclei_from_maps(
     pixel_um: Pitch = (1.0, 1.0),
     *,
     threshold: float = 0.45,
-    seed_sigma_um: float = 1.1,
-    seed_distance_um: float = 2.0,
+    seed_sigma_um: float = 0.8,
+    seed_saddle: float = 0.92,
     min_area_um2: float = 10.0,
     max_area_um2: float = 400.0,
     min_confidence: float = 0.7,
@@ -71,7 +68,7 @@ def nuclei_from_maps(
     if not mask.any():
         return np.zeros(mask.shape, np.int32)
     depth = smooth(maps.depth, seed_sigma_um, pixel_um)
-    markers = map_seeds(depth, mask, pixel_um, seed_distance_um)
+    markers = map_seeds(depth, mask, seed_saddle)
     labels = largest_pieces(watershed(-depth, markers, mask=mask))
     pixels = np.bincount(labels.ravel())
     area = pixels * (pixel_um[0] * pixel_um[1])

@@ -29,11 +29,11 @@ class SegmentParameters(Parameters):
         0.5, "network: a cell where nucleus or cytoplasm have a probability above", gt=0, lt=1
     )
     seed_sigma_um: float = param(
-        1.1, "network: blur of the depth whose peaks are nuclei", unit="um", ge=0, le=20
+        0.8, "network: blur of the depth whose peaks are nuclei", unit="um", ge=0, le=20
     )
-    seed_distance_um: float = param(
-        2.0, "network: nearest that two nuclei can be", unit="um", gt=0, le=50
-    )
+    seed_saddle: float = param(
+        0.92, "network: two peaks are one nucleus if the depth between them is above this share", gt=0, lt=1
+    )  # fmt: skip
     min_confidence: float = param(
         0.7, "network: nuclei of a lower mean probability are dropped", ge=0, lt=1
     )

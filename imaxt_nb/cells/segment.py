@@ -78,7 +78,7 @@ def network(
     nuclei = nuclei_from_maps(
         maps, pixel_um,
         threshold=p.nucleus_threshold, seed_sigma_um=p.seed_sigma_um,
-        seed_distance_um=p.seed_distance_um, min_area_um2=p.min_nucleus_um2,
+        seed_saddle=p.seed_saddle, min_area_um2=p.min_nucleus_um2,
         max_area_um2=p.max_nucleus_um2, min_confidence=p.min_confidence,
     )  # fmt: skip
     if membranes:

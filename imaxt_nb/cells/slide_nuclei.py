@@ -16,10 +16,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from .measure import Measurements, measure
+from .object_size import estimate_diameter
+from .predict import NUCLEUS_UM, size_limits
 from .results import RegionResult, common_panel, measured
-from .slide_labels import decide, diameters, label_array
+from .slide_labels import decide, label_array
 from .slide_plane import SlidePlane, sample_fields, slide_levels
-from .slide_tiles import StarNetwork, propose, tile_candidates
+from .slide_tiles import StarNetwork, propose
+from .star import Candidates, candidates, nms
 from ..core.errors import BadInput
 from ..core.files import STAGING, canonical_json, digest_text
 from ..core.parameters import Parameters, param
@@ -31,14 +34,11 @@ from ..sample.places import lock
 from ..sample.store import Sample
 
 # %% auto #0
-__all__ = ['TYPICAL_UM', 'ROUNDS', 'FIELDS', 'NucleiParameters', 'StoredPlane', 'stored_pyramid', 'slide_plane', 'find_zoom',
-           'touching_edge', 'edge_distance', 'measure_slide', 'segment_slide', 'slide_result', 'nuclei_sample',
-           'same_channels', 'nuclei_metrics']
+__all__ = ['FIELDS', 'FIELD_PX', 'NucleiParameters', 'StoredPlane', 'stored_pyramid', 'slide_plane', 'find_zoom', 'touching_edge',
+           'edge_distance', 'measure_slide', 'segment_slide', 'slide_result', 'nuclei_sample', 'same_channels',
+           'nuclei_metrics']
 
 # %% ../../nbs/08_cells/33_slide_nuclei.ipynb #35d2797f
-TYPICAL_UM = 9.0  # where the estimate of a nucleus' diameter starts
-
-
 class NucleiParameters(Parameters):
     """What axioscan/nuclei can be told."""
 
@@ -50,7 +50,7 @@ class NucleiParameters(Parameters):
     )
     threshold: float = param(0.0, "probability of a nucleus; 0: the model's own", ge=0, lt=1)
     tile_px: int = param(
-        1024, "tiles at the network's scale: memory, never the result", unit="px", ge=256, le=8192
+        1280, "tiles at the network's scale: memory, never the result", unit="px", ge=256, le=8192
     )
     cofactor: float = param(100.0, "X is arcsinh(mean / cofactor)", unit="counts", gt=0)
 
@@ -78,8 +78,9 @@ def stored_pyramid(image: Image, channel: int | None) -> list[StoredPlane]:
     """A channel (or the only one) of an image, finest level first; `BadInput` for a volume."""
     if image.axes.endswith("zyx") and image.data.shape[-3] != 1:
         raise BadInput(
-            "not a slide", file=image.place, found=f"{image.data.shape[-3]} planes", expected="one"
-        )
+            "a stack, not a slide", file=image.place, found=f"{image.data.shape[-3]} planes", field="z",
+            expected="one plane: write the plane in focus, or a projection, as an image of its own"
+        )  # fmt: skip
     lead = (() if channel is None else (channel,)) + ((0,) if "z" in image.axes else ())
     return [StoredPlane(image.group[str(k)], lead) for k in range(len(image.levels))]
 
@@ -95,21 +96,25 @@ def slide_plane(sample: Sample, image: Image, channel: str) -> SlidePlane:
     return replace(plane, levels=slide_levels(plane))
 
 # %% ../../nbs/08_cells/33_slide_nuclei.ipynb #beb4f9cc
-ROUNDS, FIELDS = 3, 4
+FIELDS, FIELD_PX = 4, 1024
 
 
 def find_zoom(network: StarNetwork, plane: SlidePlane, pixel_um: float, nucleus_um: float) -> float:
     """Scale of the slide that brings its nuclei to `network.object_px`; nucleus_um 0: estimated."""
-    zoom = network.object_px * pixel_um / (nucleus_um or TYPICAL_UM)
-    for _ in range(0 if nucleus_um else ROUNDS):
-        at = replace(plane, zoom=float(zoom))
-        boxes = sample_fields(at, most=FIELDS)
-        stars = [decide(tile_candidates(network, at, b, b), network.overlap, 1.0) for b in boxes]
-        sizes = np.concatenate([diameters(s) for s in stars])
-        if len(sizes) < 10:
-            break
-        zoom *= np.clip(network.object_px / np.median(sizes), 0.5, 2.0)
-    return float(zoom)
+    if nucleus_um:
+        return network.object_px * pixel_um / nucleus_um
+    native = replace(plane, zoom=1.0)
+    fields = [native.read(b) for b in sample_fields(native, FIELD_PX, FIELDS)]
+    width = max(f.shape[1] for f in fields)
+    seen = np.concatenate([np.pad(f, ((0, 0), (0, width - f.shape[1]))) for f in fields])
+
+    def detect(scaled: NDArray[np.float32]) -> Candidates:
+        whole = (slice(0, scaled.shape[0]), slice(0, scaled.shape[1]))
+        answer = network.predict(scaled, whole)
+        return nms(candidates(*answer, network.threshold, network.grid), network.overlap)
+
+    found, _ = estimate_diameter(seen, detect, size_limits(pixel_um))
+    return network.object_px / found if np.isfinite(found) else network.object_px * pixel_um / NUCLEUS_UM  # fmt: skip
 
 # %% ../../nbs/08_cells/33_slide_nuclei.ipynb #8e3033a7
 def touching_edge(labels: Any, confidence: Any, rows: int = 1024) -> NDArray[np.int64]:

@@ -19,15 +19,16 @@ from .slide_plane import SlidePlane
 from .star import Candidates, candidates, join
 from ..core.errors import ImaxtError
 from ..core.progress import track
-from ..networks.tiles import Box, core_in_read, predict_block, tile_boxes
+from ..networks.parts import predict_part
+from ..networks.tiles import Box, core_in_read, tile_boxes
 from ..networks.unet import UNetConfig
 from ..networks.weights import load_card, load_model
 from ..sample.places import join as join_path
 from ..sample.places import names_in
 
 # %% auto #0
-__all__ = ['Answer', 'SMALLEST_TILE', 'TILE_PX', 'StarNetwork', 'aligned_halo_px', 'ByName', 'star_network', 'tile_candidates',
-           'careful_candidates', 'propose']
+__all__ = ['Answer', 'SMALLEST_TILE', 'TILE_PX', 'StarNetwork', 'aligned_halo_px', 'ByName', 'OfWhole', 'star_network',
+           'tile_candidates', 'careful_candidates', 'propose']
 
 # %% ../../nbs/08_cells/31_slide_tiles.ipynb #9a318587
 Answer = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -35,13 +36,13 @@ Answer = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class StarNetwork:
-    """What proposes nuclei. predict(levels (y, x), 0 to `top`) -> prob (y/grid, x/grid), dist (y/grid, x/grid, rays).
+    """What proposes nuclei. predict(input (y, x, 2), part) -> prob (y/grid, x/grid), dist (y/grid, x/grid, rays) of the part.
 
     multiple, halo_px : alignment and overlap of tiles. object_px : diameter of the nuclei that it knows.
     threshold : of prob. overlap : of polygons, above which the less probable is dropped. mark : tells networks apart.
     """
 
-    predict: Callable[[NDArray[np.float32]], Answer]
+    predict: Callable[[NDArray[np.float32], Box], Answer]
     grid: int = 2
     multiple: int = 16
     halo_px: int = 96
@@ -54,7 +55,7 @@ class StarNetwork:
 
 def aligned_halo_px(config: UNetConfig) -> int:
     """How far the outputs of a core that starts and ends at `config.multiple` look, rounded up to it."""
-    at = -config.grid  # the head
+    at = -2 * config.grid  # the head, and the neighbours that a peak is compared with
     for d in range(config.depth):
         pitch = config.grid * 2**d
         at = (at - 2 * pitch) // (2 * pitch) * (2 * pitch)  # two convolutions, doubling
@@ -70,10 +71,23 @@ class ByName:
 
     name: str
 
-    def __call__(self, scaled: NDArray[np.float32]) -> Answer:
+    def __call__(self, seen: NDArray[np.float32], part: Box) -> Answer:
         model, card = load_model(self.name)
-        out = predict_block(model, as_input(scaled), card.config)
+        out = predict_part(model, seen, card.config, part)
         return out["prob"][..., 0], out["dist"]
+
+
+@dataclass(frozen=True)
+class OfWhole:
+    """A function that answers for the whole of levels (y, x), 0 to 1, as a prediction of parts: a network of another kind."""
+
+    answer: Callable[[NDArray[np.float32]], Answer]
+    grid: int = 2
+
+    def __call__(self, seen: NDArray[np.float32], part: Box) -> Answer:
+        prob, dist = self.answer(seen[..., 0])
+        cut = tuple(slice(s.start // self.grid, -(-s.stop // self.grid)) for s in part)
+        return prob[cut], dist[cut]
 
 
 def star_network(name: str = "nuclei") -> StarNetwork:
@@ -95,12 +109,15 @@ def tile_candidates(network: StarNetwork, plane: SlidePlane, core: Box, read: Bo
     """What the network proposes in a tile's core, in pixels of the scaled slide."""
     if not plane.exists(core):
         return join([])
-    scaled = plane.read(read)
+    scaled, g = plane.read(read), network.grid
+    inside = core_in_read(core, read)
+    part = tuple(slice(max(s.start - g, 0), min(s.stop + g, n)) for s, n in zip(inside, scaled.shape, strict=True))  # fmt: skip
     with _one_at_a_time:
-        prob, dist = network.predict(scaled)
-    inside = core_in_read(core, read, network.grid)
-    peaks = np.where(_is_peak(prob), prob, 0)[inside]
-    found = candidates(peaks, dist[inside], network.threshold, network.grid)
+        prob, dist = network.predict(as_input(scaled), (part[0], part[1]))
+    start = [(s.start - p.start) // g for s, p in zip(inside, part, strict=True)]
+    own = tuple(slice(a, a + -(-(c.stop - c.start) // g)) for a, c in zip(start, core, strict=True))
+    peaks = np.where(_is_peak(prob), prob, 0)[own]
+    found = candidates(peaks, dist[own], network.threshold, g)
     found = found.moved((core[0].start, core[1].start))
     return found[plane.trusted(found.points, core)] if len(found) else found
 
@@ -142,7 +159,7 @@ def _quarters(core: Box, network: StarNetwork, shape: tuple[int, int]) -> list[t
     return [((r, c), (rr, cc)) for r, rr in ways[0] for c, cc in ways[1]]
 
 # %% ../../nbs/08_cells/31_slide_tiles.ipynb #904a4934
-TILE_PX = 1024
+TILE_PX = 1280
 _BATCH = 16
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import BadInput
+from .parts import predict_part
 from .unet import UNetConfig, receptive_px
 
 if TYPE_CHECKING:
@@ -71,13 +72,10 @@ def predict_block(
     return {k: v[0, :rows, :columns] for k, v in forward(model, padded[None]).items()}
 
 # %% ../../nbs/04_networks/04_tiles.ipynb #fca3fa7e
-def core_in_read(core: Box, read: Box, grid: int) -> Box:
-    """Where a core lies in the output of its read, in output pixels."""
-    spans = []
-    for c, r in zip(core, read, strict=True):
-        start = (c.start - r.start) // grid
-        spans.append(slice(start, start + -(-(c.stop - c.start) // grid)))
-    return spans[0], spans[1]
+def core_in_read(core: Box, read: Box) -> Box:
+    """Where a core lies in its read."""
+    rows, columns = (slice(c.start - r.start, c.stop - r.start) for c, r in zip(core, read, strict=True))  # fmt: skip
+    return rows, columns
 
 
 def predict_tiles(
@@ -97,9 +95,8 @@ def predict_tiles(
     shape = [-(-n // g) for n in shape_yx]
     out = {o.name: np.empty((*shape, o.channels), np.float32) for o in config.outputs}
     for core, box in tile_boxes(shape_yx, tile_px, halo, config.multiple):
-        found = predict_block(model, read(box), config)
-        inside = core_in_read(core, box, g)
+        part = core_in_read(core, box)
         to = tuple(slice(s.start // g, -(-s.stop // g)) for s in core)
-        for name, array in out.items():
-            array[to] = found[name][inside]
+        for name, values in predict_part(model, read(box), config, part).items():
+            out[name][to] = values
     return out

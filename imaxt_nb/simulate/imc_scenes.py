@@ -28,22 +28,22 @@ Range = tuple[float, float]
 class SceneRanges:
     """Limits of what scenes and exposures vary. `log`: evenly in the logarithm."""
 
-    pitch_um: Range = (0.65, 1.3)  # log; tissue under a pixel
-    density: Range = (0.03, 1.8)  # log, of 1.8 minus it: most scenes are crowded
+    pitch_um: Range = (0.5, 1.3)  # log; tissue under a pixel
+    density: Range = (0.03, 2.8)  # two thirds evenly, one third in the logarithm
     blur_px: Range = (0.3, 1.1)
-    haze: Range = (0.0, 0.25)
+    haze: Range = (0.0, 0.4)
     staining_sd: Range = (0.05, 0.35)
     background: Range = (0.3, 3.0)  # log
     texture: Range = (0.1, 0.4)
     membranes: tuple[int, int] = (0, 6)  # number of channels
     unstained: Range = (0.0, 0.4)
     patchy: Range = (0.0, 0.5)
-    bleed: Range = (0.0, 0.15)
-    nuclear_counts: Range = (1.0, 100.0)  # log; mean in nuclei
-    membrane_counts: Range = (0.7, 60.0)  # log; where a channel is bright
+    bleed: Range = (0.0, 0.6)  # times an even number: mostly little
+    nuclear_counts: Range = (0.4, 100.0)  # log; mean in nuclei
+    membrane_counts: Range = (0.4, 60.0)  # log; where a channel is bright
     floor_counts: Range = (0.02, 1.0)  # log; everywhere
     hot_pixels: Range = (1e-6, 1e-3)  # log; share of pixels
-    blank: float = 0.03  # share of scenes without tissue
+    blank: float = 0.06  # share of scenes without tissue
     cut: float = 0.12  # share of scenes that lack a part
     debris: float = 0.10  # share of exposures with glaring spots
 
@@ -163,7 +163,7 @@ def _bleed(
     """Some of each signal in the other's channels."""
     if not len(membranes):
         return nuclear, membranes
-    there, back = (np.float32(_even(ranges.bleed, draw)) for _ in range(2))
+    there, back = (np.float32(_even(ranges.bleed, draw) * draw.uniform()) for _ in range(2))
     strength = membranes.max(axis=(1, 2), keepdims=True) / max(float(nuclear.max()), 1e-6)
     return (
         nuclear + back * membranes.mean(axis=0) / max(float(strength.mean()), 1e-6),
