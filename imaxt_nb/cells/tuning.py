@@ -32,8 +32,8 @@ __all__ = ['PROBS', 'OVERLAPS', 'MEASURES', 'OTSU_GRID', 'COUNTS', 'tune_thresho
            'tune_otsu', 'score_images', 'summary', 'group_scores']
 
 # %% ../../nbs/08_cells/18_tuning.ipynb #0b92975b
-PROBS = (0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8)
-OVERLAPS = (0.2, 0.3, 0.4)
+PROBS = (0.4, 0.5, 0.6, 0.7, 0.8)
+OVERLAPS = (0.2, 0.4)
 
 
 def tune_thresholds(
