@@ -2686,6 +2686,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'imaxt_nb/mosaic/render.py'),
                                         'imaxt_nb.mosaic.render.mosaic_frame': ( '05_mosaic/render.html#mosaic_frame',
                                                                                  'imaxt_nb/mosaic/render.py'),
+                                        'imaxt_nb.mosaic.render.pedestal_of': ( '05_mosaic/render.html#pedestal_of',
+                                                                                'imaxt_nb/mosaic/render.py'),
                                         'imaxt_nb.mosaic.render.render_sample': ( '05_mosaic/render.html#render_sample',
                                                                                   'imaxt_nb/mosaic/render.py')},
             'imaxt_nb.mosaic.search': { 'imaxt_nb.mosaic.search.Peak': ('05_mosaic/search.html#peak', 'imaxt_nb/mosaic/search.py'),

@@ -22,8 +22,8 @@ from .places import is_finished, resumable, zarr_store
 from .pyramid import compressor
 
 # %% auto #0
-__all__ = ['VERSION', 'COLUMNS', 'TileHeader', 'TileSection', 'read_whole', 'RawTiles', 'SectionDraft', 'TileWriter',
-           'create_tiles']
+__all__ = ['VERSION', 'COLUMNS', 'BAND', 'TileHeader', 'TileSection', 'read_whole', 'RawTiles', 'SectionDraft', 'rows_of_chunk',
+           'TileWriter', 'create_tiles']
 
 # %% ../../nbs/01_sample/10_tiles.ipynb #b1428c83
 VERSION = "1.0"
