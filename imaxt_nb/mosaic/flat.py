@@ -198,7 +198,7 @@ def _lines(profiles: Sequence[Floats], smooth: float = 15, window: int = 61) -> 
     a, b = np.fft.rfft(one), np.fft.rfft(two)
     wave = np.fft.irfft((a + b) / 2 * _share(a, b, 5, 33, 4), len(one))
     rest = (one + two) / 2 - wave
-    local = rest * _share(one - wave, two - wave, window, 3 * window, 5)
+    local = rest * _share(one - wave, two - wave, window, 3 * window, 8)
     return np.asarray(wave + local, np.float32)
 
 
