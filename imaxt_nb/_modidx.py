@@ -2315,6 +2315,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'imaxt_nb.mosaic.flat._lines': ('05_mosaic/flat.html#_lines', 'imaxt_nb/mosaic/flat.py'),
                                       'imaxt_nb.mosaic.flat._logs': ('05_mosaic/flat.html#_logs', 'imaxt_nb/mosaic/flat.py'),
                                       'imaxt_nb.mosaic.flat._nanmean': ('05_mosaic/flat.html#_nanmean', 'imaxt_nb/mosaic/flat.py'),
+                                      'imaxt_nb.mosaic.flat._share': ('05_mosaic/flat.html#_share', 'imaxt_nb/mosaic/flat.py'),
                                       'imaxt_nb.mosaic.flat._without_tilt': ( '05_mosaic/flat.html#_without_tilt',
                                                                               'imaxt_nb/mosaic/flat.py'),
                                       'imaxt_nb.mosaic.flat.bin_mean': ('05_mosaic/flat.html#bin_mean', 'imaxt_nb/mosaic/flat.py'),
