@@ -69,7 +69,9 @@ class CalibrationReport:
         dark = 0.0 if c.dark is None else float(c.dark[channel].flat[0])
         a, b = k[0] - dark, k[1] - dark
         if corrected and c.flat is not None:
-            flat = uniform_filter(c.flat[channel], CELL)  # that of a cell, not of its middle: fringes are finer
+            flat = uniform_filter(
+                c.flat[channel], CELL
+            )  # that of a cell, not of its middle: fringes are finer
             a, b = (v / _at(flat, p) for v, p in ((a, k[2:4]), (b, k[4:6])))
         good = (a > 0) & (b > 0)
         return np.asarray(2 * (a - b)[good] / (a + b)[good])

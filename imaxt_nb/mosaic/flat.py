@@ -191,7 +191,10 @@ def _by_scale(logs: Floats, use: Floats, window: int) -> tuple[Floats, float]:
 def _lines(profiles: Sequence[Floats], smooth: float = 15, window: int = 61) -> Floats:
     """Fine structure of profiles (n, length) that tiles have in common, in logarithms: waves, and what is at one place."""
     p = np.stack(profiles).astype(float)
-    p = np.where(np.isfinite(p) & (p > 0), p, np.nanmedian(p, axis=1, keepdims=True))
+    for line in p:  # what is not known goes on as its neighbour: a step would be a wave
+        good = np.isfinite(line) & (line > 0)
+        if good.any():
+            line[~good] = np.interp(np.flatnonzero(~good), np.flatnonzero(good), line[good])
     p = np.log(np.maximum(p, 1e-12))
     p -= ndi.gaussian_filter1d(p, smooth, axis=1, mode="nearest", truncate=3)
     one, two = (_line_mean(p[i::2], window) for i in (0, 1))
