@@ -225,6 +225,7 @@ class Painter:
             planes, confidence = self._band(tiles, rows, area[3] - area[2])
             yield from ((0, (c,), image) for c, image in enumerate(planes))
             yield 1, (), confidence
+            del planes, confidence  # before the next ones are made
         yield from sorted(remarks)
 
     def _band(self, tiles: list[Placed], rows: tuple[int, int], width: int) -> tuple[Any, Any]:
@@ -236,6 +237,9 @@ class Painter:
             end = min(top + STRIP, rows[1])
             ends = (o.extent[0] - end, o.extent[1] - top + 1)
             here = [t for t in tiles if ends[0] < t[1][0] < ends[1]]
+            for tile, place in tiles:
+                if place[0] >= ends[1]:  # the strips are past it
+                    tile.blocks.clear()
             if here:
                 to = slice(top - rows[0], end - rows[0])
                 _strip(here, o, self.order, self.pedestal, top, planes[:, to], trust[to])
