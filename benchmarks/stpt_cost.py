@@ -26,7 +26,9 @@ from typing import Any
 import numpy as np
 
 TILE, CHANNELS = 2080, 4
-LARGE = 100 * 100  # the paper's sample; calibration looks at `max_tiles` and `max_pairs` of any sample
+LARGE = (
+    100 * 100
+)  # the paper's sample; calibration looks at `max_tiles` and `max_pairs` of any sample
 
 
 class Clock:
