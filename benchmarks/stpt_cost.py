@@ -121,7 +121,7 @@ def render_many(sections: int, home: Path) -> None:
     """Render that many sections of 3 x 3 tiles (the same pixels) with one thread; print the peak in MB."""
     import pandas as pd
 
-    from imaxt_nb.mosaic.calibration import Calibration
+    from imaxt_nb.mosaic.calibration import Calibration, load_calibration, save_calibration
     from imaxt_nb.mosaic.distortion import TERMS, polynomial
     from imaxt_nb.mosaic.render import RenderParameters, render_sample
     from imaxt_nb.sample.channels import Channel
@@ -154,7 +154,11 @@ def render_many(sections: int, home: Path) -> None:
     tiles = pd.concat([table.assign(section=n + 1, plane=0) for n in range(sections)])
     tiles = tiles.assign(x_um=tiles["stage_x_um"], y_um=tiles["stage_y_um"], status="registered")
     cal = np.ones((CHANNELS, *shape), np.float32)
-    whole = Calibration(cal[0], cal * 50, cal, polynomial(np.full((2, len(TERMS)), 1.0), shape))
+    bent = polynomial(np.full((2, len(TERMS)), 1.0), shape)
+    folder = sample.path("calibration", "stpt")
+    save_calibration(folder, Calibration(cal[0], cal * 50, cal, bent))
+    del cal
+    whole = load_calibration(folder)  # as a step does: a dark level of one value takes no room
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     render_sample(sample, RawTiles.open(place), tiles, whole, RenderParameters())
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
