@@ -68,12 +68,18 @@ def error(flat: np.ndarray, true: np.ndarray, use: np.ndarray) -> float:
     return float(100 * (ratio / ratio.mean()).std())
 
 
-def noise_widths(report: CalibrationReport) -> tuple[float, float]:
-    """Robust width of (difference / photon noise) of cells in overlaps, before and after: 1 is the noise floor."""
+def noise_widths(report: CalibrationReport, true: np.ndarray) -> tuple[float, float, float]:
+    """Robust width of (difference / photon noise) of cells in overlaps, before, after, and with the true flat and pedestal.
+
+    1 is photon noise. A cell is divided by the flat's mean over the cell: fringes are finer than cells.
+    """
+    from scipy.ndimage import uniform_filter
+
     cells, c = report.cells[0], report.calibration
-    pedestal = float(c.dark[0, 0, 0])
     widths = []
-    for corrected in (False, True):
+    flats = (np.ones_like(true), c.flat[0], true)
+    for flat, pedestal in zip(flats, (c.dark[0, 0, 0], c.dark[0, 0, 0], OFFSET), strict=True):
+        mean = uniform_filter(np.asarray(flat, np.float64), 16)
         parts = []
         for k in (0, 1):
             signal = cells[k] - pedestal
@@ -82,11 +88,11 @@ def noise_widths(report: CalibrationReport) -> tuple[float, float]:
                 np.clip(np.rint(p).astype(int), 0, n - 1)
                 for p, n in zip(cells[2 + 2 * k : 4 + 2 * k], c.tile_shape, strict=True)
             )
-            f = c.flat[0][at] if corrected else 1.0
+            f = mean[at]
             parts.append((signal / f, variance / np.square(f)))
         (a, va), (b, vb) = parts
         widths.append(float(1.4826 * np.median(np.abs(a - b) / np.sqrt(va + vb))))
-    return widths[0], widths[1]
+    return widths[0], widths[1], widths[2]
 
 
 def distortion_error(report: CalibrationReport, folder: Path) -> float:
@@ -187,7 +193,7 @@ def measure(folder: Path, basic: dict[str, Any] | None) -> dict[str, Any]:
     wall = time.perf_counter() - start
     c, true = report.calibration, truth["ff"]
     use = c.weight > 0
-    before, after = noise_widths(report)
+    before, after, best = noise_widths(report, true)
     row = {"tiles": folder.name, "uncorrected": round(error(np.ones_like(true), true, use), 2)}
     row["median stack"] = round(error(np.median(tiles - OFFSET, axis=0), true, use), 2)
     if basic is not None:
@@ -198,6 +204,7 @@ def measure(folder: Path, basic: dict[str, Any] | None) -> dict[str, Any]:
     row["ours"] = round(error(c.flat[0], true, use), 2)
     row["pedestal (true 100)"] = round(float(c.dark[0, 0, 0]), 2)
     row["overlaps / noise, before"], row["after"] = round(before, 2), round(after, 2)
+    row["by the true flat"] = round(best, 2)
     fitted = c.distortion is not None
     row["distortion error px"] = round(distortion_error(report, folder), 3) if fitted else "-"
     row["predicted px"] = round(report.fit.predicted_error_px, 3) if report.fit else "-"

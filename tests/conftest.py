@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
-from pipeline import imaxt, through
+from pipeline import hyperion_through, imaxt, through
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -38,8 +41,43 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def done(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def journeys(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Sites where samples went through all steps: those that the collected tests want, all at the same time.
+
+    Most of a step is one core's work (imports, compilation), so three take hardly longer than two.
+    """
+    wanted = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
+    made: dict[str, Callable[[Path], Any]] = {}
+    if wanted & {"done", "again"}:
+        raw = request.getfixturevalue("simulated")
+        made |= dict.fromkeys(wanted & {"done", "again"}, lambda site: through(site, raw, "sim"))
+    if "hyperion" in wanted and SHARED.is_dir():
+        made["hyperion"] = lambda site: hyperion_through(site, SHARED / "imc_hyperion")
+    sites = {name: tmp_path_factory.mktemp(name) for name in sorted(made)}
+    with ThreadPoolExecutor(len(sites) or 1) as pool:
+        results = {name: pool.submit(made[name], site) for name, site in sites.items()}
+    return {name: (sites[name], result) for name, result in results.items()}
+
+
+def _arrived(journeys: Any, name: str) -> tuple[Path, Any]:
+    """The site and what the journey gave; an error on the way is the error of the tests that want it alone."""
+    site, result = journeys[name]
+    return site, result.result()
+
+
+@pytest.fixture(scope="session")
+def done(journeys: Any) -> Path:
     """A site where the sample went through all steps."""
-    site = tmp_path_factory.mktemp("site")
-    through(site, simulated, "sim")
-    return site
+    return _arrived(journeys, "done")[0]
+
+
+@pytest.fixture(scope="session")
+def again(journeys: Any) -> Path:
+    """Another one, the same in all."""
+    return _arrived(journeys, "again")[0]
+
+
+@pytest.fixture(scope="session")
+def hyperion(shared_data: Path, journeys: Any) -> tuple[Path, str]:
+    """A site where the real Hyperion files went through all steps, and what their conversion said."""
+    return _arrived(journeys, "hyperion")

@@ -29,3 +29,12 @@ def through(site: Path, raw: Path, sample: str) -> None:
     imaxt("convert", "imc", str(raw), "--sample", sample, site=site)
     imaxt("run", "imc/segment", "--sample", sample, "-p", "nuclear_channel=Ir191", site=site)
     imaxt("run", "analysis/cells", "--sample", sample, site=site)
+
+
+def hyperion_through(site: Path, raw: Path) -> str:
+    """The same of the real files; what the conversion said, as JSON."""
+    told = imaxt("convert", "imc", str(raw), "--sample", "hyperion", "--json", site=site)
+    channels = ("-p", "nuclear_channel=Yb172", "-p", "membrane_channels=Pr141")
+    imaxt("run", "imc/segment", "--sample", "hyperion", *channels, site=site)
+    imaxt("run", "analysis/cells", "--sample", "hyperion", site=site)
+    return told

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from pipeline import imaxt, through
+from pipeline import imaxt
 
 from imaxt_nb.core.files import digest_path
 
@@ -70,10 +70,9 @@ def test_a_second_request_is_skipped_and_the_plan_says_why(done: Path) -> None:
     assert "sigma_um" in text
 
 
-def test_same_inputs_same_bytes(done: Path, simulated: Path, tmp_path: Path) -> None:
-    through(tmp_path, simulated, "sim")
+def test_same_inputs_same_bytes(done: Path, again: Path) -> None:
     for product in ("raw/imc.zarr", "images", "tables/cells.h5ad", "tables/cells_analysis.h5ad"):
-        assert digest_path(tmp_path / "data/sim" / product) == digest_path(
+        assert digest_path(again / "data/sim" / product) == digest_path(
             done / "data/sim" / product
         ), product
 
@@ -137,17 +136,12 @@ def test_batch_goes_on_and_finishes_the_rest(simulated: Path, tmp_path: Path) ->
     assert sorted(r["status"] for r in again) == ["failed", "failed", "succeeded"]
 
 
-def test_real_hyperion_files(shared_data: Path, tmp_path: Path) -> None:
-    raw = shared_data / "imc_hyperion"
-    out = json.loads(
-        imaxt("convert", "imc", str(raw), "--sample", "hyperion", "--json", site=tmp_path)
-    )
+def test_real_hyperion_files(shared_data: Path, hyperion: tuple[Path, str]) -> None:
+    raw, (site, told) = shared_data / "imc_hyperion", hyperion
+    out = json.loads(told)
     assert len(out) == len(list(raw.rglob("*.txt"))) == 9
     assert [r["status"] for r in out].count("empty") == 1
-    channels = ("-p", "nuclear_channel=Yb172", "-p", "membrane_channels=Pr141")
-    imaxt("run", "imc/segment", "--sample", "hyperion", *channels, site=tmp_path)
-    imaxt("run", "analysis/cells", "--sample", "hyperion", site=tmp_path)
-    (segment,) = (tmp_path / "runs/hyperion/imc-segment").glob("*/record.json")
+    (segment,) = (site / "runs/hyperion/imc-segment").glob("*/record.json")
     record = json.loads(segment.read_text())
     assert any("empty" in w for w in record["warnings"])
     assert record["metrics"]["n_cells"] > 0

@@ -45,6 +45,10 @@ def test_all_levels_come_back(
         for written, level in zip(series.levels, image.levels, strict=True):
             assert np.array_equal(np.squeeze(written.asarray()), np.squeeze(level.compute()))
         pixels = ElementTree.fromstring(tiff.ome_metadata or "").find(".//o:Pixels", NS)
+    with tifffile.TiffFile(file) as tiff:  # as OME-TIFF 6 wants it: below each plane, and marked
+        for plane in tiff.pages:
+            below = [(p.shape, p.subfiletype, p.is_tiled) for p in plane.pages or ()]
+            assert below == [(tuple(v.shape[-2:]), 1, True) for v in image.levels[1:]]
     assert pixels is not None
     sizes = {a: float(pixels.get(f"PhysicalSize{a.upper()}", 0)) for a in axes.removeprefix("c")}
     assert list(sizes.values()) == list(pitch)

@@ -107,10 +107,11 @@ class Cube:
     confidence: Image | None
 
     def plane(self, channel: int, z: int, level: int = 0) -> Any:
-        """(y, x) float32, lazily; NaN where nothing was seen."""
+        """(y, x) float32, lazily, less the image's pedestal; NaN where nothing was seen."""
         import dask.array as da
 
-        pixels = self.image.levels[level][channel, z].astype(np.float32)
+        pedestal = np.float32(self.image.attrs.get("imaxt", {}).get("pedestal", 0))
+        pixels = self.image.levels[level][channel, z].astype(np.float32) - pedestal
         if self.confidence is None:
             return pixels
         seen = self.confidence.levels[level][z].rechunk(pixels.chunks) > 0

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter
 
 from ..core.errors import BadInput
 from ..core.progress import track
@@ -39,7 +40,7 @@ from imaxt_nb.mosaic.calibrate_flats import (
 from .calibration import Calibration, load_calibration, save_calibration
 from .distortion_fit import DistortionFit, fit_distortion
 from .flat import Floats, TileSummary, summarise
-from .overlap_flat import overlap_cells, overlap_flat
+from .overlap_flat import CELL, overlap_cells, overlap_flat
 from .overlap_shifts import Pair
 from .patches import Margins
 from .stray import Stray, photon_transfer
@@ -68,7 +69,10 @@ class CalibrationReport:
         dark = 0.0 if c.dark is None else float(c.dark[channel].flat[0])
         a, b = k[0] - dark, k[1] - dark
         if corrected and c.flat is not None:
-            a, b = (v / _at(c.flat[channel], p) for v, p in ((a, k[2:4]), (b, k[4:6])))
+            flat = uniform_filter(
+                c.flat[channel], CELL
+            )  # that of a cell, not of its middle: fringes are finer
+            a, b = (v / _at(flat, p) for v, p in ((a, k[2:4]), (b, k[4:6])))
         good = (a > 0) & (b > 0)
         return np.asarray(2 * (a - b)[good] / (a + b)[good])
 

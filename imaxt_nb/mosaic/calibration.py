@@ -127,6 +127,12 @@ def _read_array(place: str, name: str) -> Plane:
     return np.asarray(root[name], np.float32)
 
 
+def _thin(planes: Plane) -> Plane:
+    """The same (c, y, x) numbers, read-only; planes of one value (a pedestal) take the memory of one pixel."""
+    first = planes[:, :1, :1]
+    return np.broadcast_to(first.copy(), planes.shape) if (planes == first).all() else planes
+
+
 def save_calibration(folder: str, c: Calibration) -> None:
     """Write the product; what was there moves to `superseded/`, parts that are None as well."""
     flat = {"weight": c.weight} | ({} if c.flat is None else {"flat": c.flat})
@@ -152,7 +158,7 @@ def load_calibration(folder: str) -> Calibration:
     attrs: Any = root.attrs.asdict()["imaxt"]
     return Calibration(
         _read_array(place, "weight"),
-        _read_array(dark, "dark") if is_finished(dark) else None,
+        _thin(_read_array(dark, "dark")) if is_finished(dark) else None,
         _read_array(place, "flat") if "flat" in root else None,
         read_distortion(file) if exists(file) else None,
         dict(attrs),

@@ -130,7 +130,7 @@ def _polish(
     read: Read, pairs: Sequence[Pair], offsets: dict[int, Matrix], model: Distortion,
     side: int, margins: Margins, workers: int,
 ) -> tuple[Distortion, Matrix, dict[int, Matrix], dict[str, Any]]:  # fmt: skip
-    """Joint Gauss-Newton on intensities, then the prior; until steps are below 0.005 px."""
+    """Joint Gauss-Newton on intensities, then the prior; until steps are below 0.005 px or a tenth of the error."""
     for turn in range(4):
         lattice = model.lattice(model.tile_shape, STEP)
 
@@ -154,7 +154,8 @@ def _polish(
         step = float(np.abs(x[:N] - model.coefficients.ravel()).max())
         model = polynomial(x[:N].reshape(2, -1), model.tile_shape)
         offsets = {i: offsets[i] + x[N + 2 * k : N + 2 * k + 2] for k, i in enumerate(used)}
-        if turn and step < 0.005:
+        doubt = float(predicted_error(covariance[:N, :N]).max())
+        if turn and step < max(0.005, 0.1 * doubt):
             break
     figures = {
         "misfit": solution.misfit,

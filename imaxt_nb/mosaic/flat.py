@@ -189,16 +189,27 @@ def _by_scale(logs: Floats, use: Floats, window: int) -> tuple[Floats, float]:
 
 # %% ../../nbs/05_mosaic/05_flat.ipynb #1497ba82
 def _lines(profiles: Sequence[Floats], smooth: float = 15, window: int = 61) -> Floats:
-    """Fine structure of profiles (n, length) that tiles have in common, in logarithms."""
+    """Fine structure of profiles (n, length) that tiles have in common, in logarithms: waves, and what is at one place."""
     p = np.stack(profiles).astype(float)
-    p = np.where(np.isfinite(p) & (p > 0), p, np.nanmedian(p, axis=1, keepdims=True))
+    for line in p:  # what is not known goes on as its neighbour: a step would be a wave
+        good = np.isfinite(line) & (line > 0)
+        if good.any():
+            line[~good] = np.interp(np.flatnonzero(~good), np.flatnonzero(good), line[good])
     p = np.log(np.maximum(p, 1e-12))
     p -= ndi.gaussian_filter1d(p, smooth, axis=1, mode="nearest", truncate=3)
-    halves = [_line_mean(p[i::2], window) for i in (0, 1)]
-    mean, noise = (halves[0] + halves[1]) / 2, ((halves[0] - halves[1]) / 2) ** 2
-    power, noise = (ndi.uniform_filter1d(a, window) for a in (mean**2, noise))
-    share = np.maximum(power - noise * (1 + 1.5 * np.sqrt(2 / window)), 0) / (power + 1e-30)
-    return np.asarray(mean * share, np.float32)
+    one, two = (_line_mean(p[i::2], window) for i in (0, 1))
+    a, b = np.fft.rfft(one), np.fft.rfft(two)
+    wave = np.fft.irfft((a + b) / 2 * _share(a, b, 5, 33, 4), len(one))
+    rest = (one + two) / 2 - wave
+    local = rest * _share(one - wave, two - wave, window, 3 * window, 8)
+    return np.asarray(wave + local, np.float32)
+
+
+def _share(a: NDArray[Any], b: NDArray[Any], near: int, wide: int, least: float) -> Any:
+    """Wiener's filter of the mean of two halves, where its power (over `near`) is `least` times that of the noise (over `wide`)."""
+    power = ndi.uniform_filter1d(np.abs(a + b) ** 2 / 4, near)
+    noise = ndi.uniform_filter1d(np.abs(a - b) ** 2 / 4, wide)
+    return np.where(power > least * noise, power - noise, 0) / (power + 1e-30)
 
 
 def _line_mean(p: NDArray[np.float64], window: int) -> NDArray[np.float64]:

@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ..core.errors import BadInput
 from .canvas import Canvas, Extent, usable_extent
-from .gather import accumulate, gain_of
+from .gather import accumulate
+from ..sample.pyramid import SHARD
 
 # %% auto #0
-__all__ = ['feathered', 'Optics', 'optics_of', 'finish_mean', 'PlaneTiles', 'plane_tiles', 'Painter', 'paint']
+__all__ = ['STRIP', 'Placed', 'feathered', 'Optics', 'optics_of', 'finish_mean', 'PlaneTiles', 'plane_tiles', 'Painter', 'paint']
 
 # %% ../../nbs/05_mosaic/33_fuse.ipynb #000cc392
 def feathered(weight: NDArray[np.float32], percent: float) -> NDArray[np.float32]:
@@ -60,7 +60,7 @@ def optics_of(
     weight = feathered(calibration.weight, feather_percent)
     gain = None
     if calibration.flat is not None or not (weight > 0).all():
-        gain = gain_of(calibration.flat, weight, (n_channels, *weight.shape))
+        gain = np.broadcast_to(calibration.gain, (n_channels, *weight.shape))
     dark = None if calibration.dark is None else np.asarray(calibration.dark, np.float32)
     lattice = calibration.lattice(step)
     return Optics(weight, dark, gain, lattice, step, usable_extent(weight, lattice))
@@ -69,24 +69,42 @@ def optics_of(
 @numba.njit(nogil=True, cache=True)
 def _mean(num: Any, den: Any, low: float, high: float, pedestal: float, out: Any) -> None:
     """out = num / den + pedestal, rounded and clipped when high > low; 0 where den is 0."""
+    bottom, top, more = np.float32(low), np.float32(high), np.float32(pedestal)
     for i in range(num.shape[0]):
         for j in range(num.shape[1]):
-            if den[i, j] > 0:
-                v = num[i, j] / den[i, j] + np.float32(pedestal)
-                out[i, j] = min(max(np.rint(v), low), high) if high > low else v
+            d = den[i, j]
+            v = num[i, j] / (d if d > 0 else np.float32(1)) + more
+            if high > low:
+                v = np.rint(v)
+                v = bottom if v < bottom else v
+                v = top if v > top else v
+            out[i, j] = v if d > 0 else np.float32(0)
 
 
 def finish_mean(
-    num: NDArray[np.float32], den: NDArray[np.float32], dtype: Any, pedestal: float = 0.0
-) -> NDArray[Any]:
-    """num / den as `dtype`: integers get `pedestal` added and are rounded and clipped. 0 where den = 0."""
-    out = np.zeros(num.shape, dtype)
+    num: NDArray[np.float32], den: NDArray[np.float32], out: NDArray[Any], pedestal: float = 0.0
+) -> None:
+    """num / den into `out`: integers get `pedestal` added and are rounded and clipped. 0 where den = 0."""
     if np.issubdtype(out.dtype, np.integer):
         limits = np.iinfo(out.dtype)
         _mean(num, den, float(limits.min), float(limits.max), pedestal, out)
     else:
         _mean(num, den, 0.0, 0.0, 0.0, out)
-    return out
+
+# %% ../../nbs/05_mosaic/33_fuse.ipynb #7ea4b197
+@numba.njit(nogil=True, cache=True)
+def _trust(den: Any, out: Any) -> None:
+    """Mean of den (c, y, x) over channels in steps of 1/256, at least one where it is above 0."""
+    share, step = np.float32(256.0 / den.shape[0]), np.float32(1 / 256)
+    for i in range(out.shape[0]):
+        out[i] = den[0, i]
+        for c in range(1, den.shape[0]):
+            for j in range(out.shape[1]):
+                out[i, j] += den[c, i, j]
+        for j in range(out.shape[1]):
+            whole = np.rint(out[i, j] * share)
+            whole = np.float32(1) if whole < 1 and out[i, j] > 0 else whole
+            out[i, j] = whole * step
 
 # %% ../../nbs/05_mosaic/33_fuse.ipynb #e8a9961b
 @dataclass(frozen=True)
@@ -110,6 +128,58 @@ def plane_tiles(table: pd.DataFrame, section: int, plane: int, canvas: Canvas) -
     return PlaneTiles(section, plane, here["tile"].to_numpy(np.int64), places)
 
 # %% ../../nbs/05_mosaic/33_fuse.ipynb #b8f0157f
+class _Tile:
+    """The images of a tile as an array (c, y, x) that is read as strips come to need it, from top to bottom.
+
+    Chunks are read once and forgotten when strips are past them. Images that are missing or damaged are NaN; what is
+    damaged goes to `remarks`.
+    """
+
+    ndim = 3
+
+    def __init__(self, section: Any, at: tuple[int, int], shape: Any, remarks: set[str]) -> None:
+        self.section, self.at, self.remarks = section, at, remarks  # `at`: tile, plane
+        self.shape, self.chunk = (section.present.shape[2], *shape), section.chunk_rows
+        self.blocks: dict[int, NDArray[Any]] = {}
+
+    def __getitem__(self, cut: Any) -> NDArray[Any]:
+        rows, columns = cut[-2:]
+        first, last = rows.start // self.chunk, -(-rows.stop // self.chunk)
+        self.blocks = {k: b for k, b in self.blocks.items() if k >= first}
+        parts = []
+        for k in range(first, last):
+            if k not in self.blocks:
+                self.blocks[k] = self._read(k * self.chunk)
+            low = max(rows.start - k * self.chunk, 0)
+            parts.append(self.blocks[k][:, low : rows.stop - k * self.chunk, columns])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def _read(self, row: int) -> NDArray[Any]:
+        ends = (row, min(row + self.chunk, self.shape[1]))
+        found, damage = self.section.read_rows(*self.at, ends)
+        self.remarks |= set(damage)
+        return np.asarray(found)
+
+# %% ../../nbs/05_mosaic/33_fuse.ipynb #7c857c8f
+STRIP = 64  # rows of the mosaic that are summed at once
+Placed = tuple[
+    _Tile, tuple[float, float]
+]  # and the first pixel of the area in its ideal coordinates
+
+
+def _strip(
+    tiles: list[Placed], o: Optics, order: int, pedestal: float, top: int, planes: Any, trust: Any
+) -> None:
+    """Paint the rows from `top` of an area into `planes` (c, y, x) and `trust` (y, x)."""
+    num, den = np.zeros((2, *planes.shape), np.float32)
+    for tile, (row, col) in tiles:
+        at = (row + top, col)
+        accumulate(tile, o.dark, o.gain, o.weight, o.lattice, o.step, at, order, num, den)
+    for c, image in enumerate(planes):
+        finish_mean(num[c], den[c], image, pedestal)
+    _trust(den, trust)
+
+# %% ../../nbs/05_mosaic/33_fuse.ipynb #4988f881
 @dataclass(frozen=True)
 class Painter:
     """Paints areas of the mosaic and of its confidence: see `sample.sections.write_section`.
@@ -140,42 +210,40 @@ class Painter:
     def __call__(
         self, z: int, area: tuple[int, int, int, int]
     ) -> Iterator[tuple[int, tuple[int, ...], NDArray[Any]] | str]:
-        """The mosaic's channels as (0, (channel,), plane), then (1, (), confidence); rows x cols of the area.
+        """The mosaic's channels as (0, (channel,), plane) and (1, (), confidence), `SHARD` rows of the area at a time.
 
-        Before a channel, a text a damaged image: it is left out as if it were missing.
+        A text for each damaged image: it is left out where it is damaged as if it were missing.
         """
-        shape = (area[1] - area[0], area[3] - area[2])
-        n, tiles = len(self.raw.channels), self.under(z, area)
-        confidence = np.zeros(shape, np.float32)
-        if tiles:
-            section = self.raw.section(self.planes[z].section)
-            num, den = np.empty((2, 1, *shape), np.float32)
-        for c in range(n):
-            if not tiles:
-                yield 0, (c,), np.zeros(shape, self.dtype)
-                continue
-            num[:], den[:] = 0, 0
-            yield from self._paint(section, z, c, tiles, num, den)
-            yield 0, (c,), finish_mean(num[0], den[0], self.dtype, self.pedestal)
-            den[0] /= n
-            confidence += den[0]
-        yield 1, (), confidence
+        at, remarks, tiles = self.planes[z], set[str](), list[Placed]()
+        if under := self.under(z, area):
+            section, shape = self.raw.section(at.section), self.optics.weight.shape
+            for tile, place in under:
+                if section.present[tile, at.plane].any():
+                    tiles.append((_Tile(section, (tile, at.plane), shape, remarks), place))
+        for row in range(0, area[1] - area[0], SHARD):
+            rows = (row, min(row + SHARD, area[1] - area[0]))
+            planes, confidence = self._band(tiles, rows, area[3] - area[2])
+            yield from ((0, (c,), image) for c, image in enumerate(planes))
+            yield 1, (), confidence
+            del planes, confidence  # before the next ones are made
+        yield from sorted(remarks)
 
-    def _paint(self, section: Any, z: int, c: int, tiles: Any, num: Any, den: Any) -> Iterator[str]:
-        """Add channel c of the tiles that have it; what is damaged."""
-        o, plane = self.optics, self.planes[z].plane
-        dark = None if o.dark is None else o.dark[c]
-        gain = None if o.gain is None else o.gain[c]
-        for tile, place in tiles:
-            if section.present[tile, plane, c]:
-                try:
-                    image = section.read(tile, plane, c)
-                except BadInput as e:
-                    yield str(e)
-                    continue
-                accumulate(
-                    image, dark, gain, o.weight, o.lattice, o.step, place, self.order, num, den
-                )
+    def _band(self, tiles: list[Placed], rows: tuple[int, int], width: int) -> tuple[Any, Any]:
+        """Rows of an area: mosaic (c, rows, width) and confidence (rows, width)."""
+        o = self.optics
+        planes = np.zeros((len(self.raw.channels), rows[1] - rows[0], width), self.dtype)
+        trust = np.zeros(planes.shape[1:], np.float32)
+        for top in range(*rows, STRIP):
+            end = min(top + STRIP, rows[1])
+            ends = (o.extent[0] - end, o.extent[1] - top + 1)
+            here = [t for t in tiles if ends[0] < t[1][0] < ends[1]]
+            for tile, place in tiles:
+                if place[0] >= ends[1]:  # the strips are past it
+                    tile.blocks.clear()
+            if here:
+                to = slice(top - rows[0], end - rows[0])
+                _strip(here, o, self.order, self.pedestal, top, planes[:, to], trust[to])
+        return planes, trust
 
 # %% ../../nbs/05_mosaic/33_fuse.ipynb #6d07486a
 def paint(
@@ -183,6 +251,9 @@ def paint(
 ) -> tuple[NDArray[Any], NDArray[np.float32]]:
     """Mosaic (c, y, x) and confidence (y, x) of plane z, or of an area (row0, row1, col0, col1) of it."""
     rows, cols = canvas.shape
-    made = painter(z, area or (0, rows, 0, cols))
-    planes = {(p[0], p[1]): p[2] for p in made if not isinstance(p, str)}
+    bands: dict[Any, list[NDArray[Any]]] = {}
+    for p in painter(z, area or (0, rows, 0, cols)):
+        if not isinstance(p, str):
+            bands.setdefault((p[0], p[1]), []).append(p[2])
+    planes = {k: np.concatenate(b) for k, b in bands.items()}
     return np.stack([planes[0, (c,)] for c in range(len(painter.raw.channels))]), planes[1, ()]

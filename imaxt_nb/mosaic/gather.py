@@ -135,7 +135,7 @@ def gather(
 
 # %% ../../nbs/05_mosaic/01_gather.ipynb #4421e466
 def accumulate(
-    raw: NDArray[Any],
+    raw: Any,
     dark: NDArray[Any] | None,
     gain: NDArray[np.float32] | None,
     weight: NDArray[np.float32] | None,
@@ -149,7 +149,8 @@ def accumulate(
     """Add a tile's confidence x value to `num` and its confidence to `den`, both (c, rows, cols) float32.
 
     `place`: ideal (row, col) of the tile at pixel (0, 0) of `num`, in px; `gain` as of `gain_of`;
-    the rest as for `gather`. Pixels of `num` that the tile does not cover are left alone.
+    the rest as for `gather`. Pixels of `num` that the tile does not cover are left alone. `raw` is sliced once
+    (`raw[..., r0:r1, c0:c1]`) and may be anything that has `shape` and `ndim` as well.
     """
     if order not in ORDERS:
         raise BadInput("unknown order of interpolation", found=order, expected="1 or 3")
@@ -166,12 +167,13 @@ def accumulate(
         return
     r0, r1, c0, c1 = source_box(box, place, reach, shape)
     cut = (..., slice(r0, r1), slice(c0, c1))
-    source, trust = _empty(raw[cut].shape), _empty((r1 - r0, c1 - c0))
+    part = raw[cut]
+    source, trust = _empty(part.shape), _empty((r1 - r0, c1 - c0))
     correct(
-        raw[cut],
+        part,
         None if dark is None else dark[cut],
         None if gain is None else gain[cut],
-        (source if raw.ndim == 3 else source[0])[..., :-BLOCK],
+        (source if part.ndim == 3 else source[0])[..., :-BLOCK],
     )
     trust[0, :, :-BLOCK] = 1 if weight is None else weight[cut]
     at, to = (r0, c0), (float(place[0]), float(place[1]))

@@ -24,7 +24,8 @@ from ..sample.sections import SectionedImage, finish_image, sectioned_image, wri
 from ..sample.store import Sample
 
 # %% auto #0
-__all__ = ['RenderParameters', 'depth_order', 'depth_pitch_um', 'census', 'check_census', 'mosaic_frame', 'render_sample']
+__all__ = ['PEDESTAL', 'RenderParameters', 'depth_order', 'depth_pitch_um', 'census', 'check_census', 'mosaic_frame',
+           'pedestal_of', 'render_sample']
 
 # %% ../../nbs/05_mosaic/34_render.ipynb #1da52650
 class RenderParameters(Parameters):
@@ -36,8 +37,11 @@ class RenderParameters(Parameters):
     feather_percent: float = param(
         5.0, "width of the ramp of confidence at a tile's edges", unit="percent", ge=0, le=50
     )
-    pedestal: int = param(
-        0, "counts added to uint16 pixels, so that noise below zero survives", ge=0, le=10000
+    pedestal: int | None = param(
+        None,
+        "counts added to uint16 pixels, so that noise below zero survives; none: 100 if a dark level is subtracted, else 0",
+        ge=0,
+        le=10000,
     )
     max_bad_percent: float = param(
         20.0, "missing tile images above which nothing is rendered", unit="percent", ge=0, le=100
@@ -150,9 +154,22 @@ def _write_planes(images: list[SectionedImage], painter: Painter, rows: pd.DataF
                 write_section(images, int(row["z"]), painted, {str(k): v for k, v in row.items()})
 
 
+PEDESTAL = 100  # counts: what cameras add, more than four times the noise of a dark background
+
+
+def pedestal_of(p: RenderParameters, calibration: Any) -> int:
+    """What is added to the pixels of a mosaic; recorded in its attributes."""
+    if p.dtype != "uint16":
+        return 0
+    if p.pedestal is not None:
+        return p.pedestal
+    return PEDESTAL if calibration.dark is not None and calibration.dark.any() else 0
+
+
 def _attributes(
-    rows: pd.DataFrame, canvas: Canvas, p: RenderParameters, key: str, damaged: list[str]
-) -> dict[str, Any]:
+    rows: pd.DataFrame, canvas: Canvas, p: RenderParameters, key: str, damaged: list[str],
+    pedestal: float,
+) -> dict[str, Any]:  # fmt: skip
     return {
         "imaxt": {
             "key": key,
@@ -161,7 +178,7 @@ def _attributes(
             "damaged": damaged,
             "interpolation": p.interpolation,
             "feather_percent": p.feather_percent,
-            "pedestal": p.pedestal if p.dtype == "uint16" else 0,
+            "pedestal": pedestal,
         }
     }
 
@@ -194,7 +211,7 @@ def render_sample(
     canvas = canvas_of(tiles, optics.extent, raw.pixel_um)
     planes = tuple(plane_tiles(tiles, n, plane, canvas) for n, plane in depth_order(raw))
     order = 3 if p.interpolation == "cubic" else 1
-    painter = Painter(raw, planes, optics, p.dtype, order, p.pedestal)
+    painter = Painter(raw, planes, optics, p.dtype, order, pedestal_of(p, calibration))
     if not (_finished(sample, name, key) and _finished(sample, f"{name}_confidence", key)):
         frame = _add_frames(sample, raw.name, name, canvas, float(rows["z_um"].iloc[0]))
         _render(sample, name, painter, rows, canvas, frame, p, key)
@@ -246,6 +263,6 @@ def _render(
         _refuse(
             int(rows["images"].sum()), int(rows["missing"].sum()) + len(damaged), p.max_bad_percent
         )
-        attrs = _attributes(rows, canvas, p, key, damaged)
+        attrs = _attributes(rows, canvas, p, key, damaged, painter.pedestal)
         for image in reversed(images):
             finish_image(image, attrs)

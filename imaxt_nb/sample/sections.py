@@ -156,14 +156,21 @@ def _put(
 def _leaf(levels: list[list[Any]], z: int, area: Area, render: Render) -> Part:
     """Render and write an area at levels 0 and 1; what level 2 is made of."""
     out = Part()
+    halves: dict[tuple[int, tuple[int, ...]], list[NDArray[Any]]] = {}
     for made in render(z, area):
         if isinstance(made, str):
             out.remarks.add(made)
             continue
-        (image, lead, plane), row, col = made, area[0], area[2]
-        for level in levels[image][:2]:
-            _put(level, lead, z, row, col, plane)
-            plane, row, col = halve_mean(plane), row // 2, col // 2
+        image, lead, plane = made
+        above = halves.setdefault((image, lead), [])
+        row = area[0] + 2 * sum(len(half) for half in above)
+        _put(levels[image][0], lead, z, row, area[2], plane)
+        above.append(halve_mean(plane))
+    for (image, lead), above in halves.items():
+        plane = np.concatenate(above) if len(above) > 1 else above[0]
+        for level in levels[image][1:2]:
+            _put(level, lead, z, area[0] // 2, area[2] // 2, plane)
+            plane = halve_mean(plane)
         out.halves[image, lead] = plane
     return out
 
@@ -209,7 +216,7 @@ def write_section(
     """Write section `section` of all `images` with Dask, all levels, and commit it.
 
     `render(section, area)` yields (number of the image, (channel,) or (), pixels of the area) for every channel
-    of every image, and a text for what went wrong without spoiling the rest: those texts are returned, sorted, and kept
+    of every image, or pieces of them from top to bottom, of `SHARD` rows, and a text for what went wrong without spoiling the rest: those texts are returned, sorted, and kept
     with the notes as `remarks`. On a cluster it must be picklable, and may be a future of its scatter. A full disk is an `ImaxtError`; earlier sections are kept.
     """
     import dask

@@ -22,8 +22,8 @@ from .places import is_finished, resumable, zarr_store
 from .pyramid import compressor
 
 # %% auto #0
-__all__ = ['VERSION', 'COLUMNS', 'TileHeader', 'TileSection', 'read_whole', 'RawTiles', 'SectionDraft', 'TileWriter',
-           'create_tiles']
+__all__ = ['VERSION', 'COLUMNS', 'BAND', 'TileHeader', 'TileSection', 'read_whole', 'RawTiles', 'SectionDraft', 'rows_of_chunk',
+           'TileWriter', 'create_tiles']
 
 # %% ../../nbs/01_sample/10_tiles.ipynb #b1428c83
 VERSION = "1.0"
@@ -103,8 +103,16 @@ class TileSection:
                 found=f"tile {tile}, plane {plane}, channel {channel}",
                 expected="one that `present` (tile, plane, c) tells",
             )
+        return self._part(tile, plane, channel, slice(None))
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows of a tile that are stored, and best read, together."""
+        return int(self.pixels.chunks[-2])
+
+    def _part(self, tile: int, plane: int, channel: int, rows: slice) -> NDArray[Any]:
         try:
-            return np.asarray(self.pixels[tile, plane, channel])
+            return np.asarray(self.pixels[tile, plane, channel, rows])
         except MemoryError:
             raise
         except Exception as e:  # whatever a codec or a disk thinks of
@@ -114,6 +122,30 @@ class TileSection:
                 found=str(e) or type(e).__name__,
                 expected="an image; convert again",
             ) from e
+
+    def read_rows(
+        self, tile: int, plane: int, rows: tuple[int, int]
+    ) -> tuple[NDArray[Any], list[str]]:
+        """Rows of a tile's images (c, rows, x), and what is damaged in them; cheapest in pieces of `chunk_rows`.
+
+        If an image is missing or damaged the rows are float32, and its own NaN.
+        """
+        there, cut = self.present[tile, plane], slice(*rows)
+        if there.all():
+            try:
+                return np.asarray(self.pixels[tile, plane, :, cut]), []
+            except MemoryError:
+                raise
+            except Exception:  # which of them is it?
+                pass
+        shape = (len(there), rows[1] - rows[0], self.pixels.shape[-1])
+        found, damage = np.full(shape, np.nan, np.float32), []
+        for channel in np.flatnonzero(there).tolist():
+            try:
+                found[channel] = self._part(tile, plane, channel, cut)
+            except BadInput as e:
+                damage.append(str(e))
+        return found, damage
 
 # %% ../../nbs/01_sample/10_tiles.ipynb #210d1eba
 def read_whole(section: Any, tile: int, plane: int, channel: int) -> NDArray[Any] | None:
@@ -199,11 +231,9 @@ class SectionDraft:
         there = [i is not None for i in images]
         if not any(there):
             return
-        shape, dtype = self.pixels.shape[-2:], self.pixels.dtype
-        block = np.zeros((1, 1, len(images), *shape), dtype)
+        block = np.empty((1, 1, len(images), *self.pixels.shape[-2:]), self.pixels.dtype)
         for c, image in enumerate(images):
-            if image is not None:
-                block[0, 0, c] = image
+            block[0, 0, c] = 0 if image is None else image
         self.pixels[tile : tile + 1, plane : plane + 1] = block
         self.present[tile, plane] = there
 
@@ -235,12 +265,22 @@ class SectionDraft:
         return status
 
 # %% ../../nbs/01_sample/10_tiles.ipynb #3f0b5449
+BAND = 640  # rows: what a renderer reads of a tile at once
+
+
+def rows_of_chunk(n: int) -> int:
+    """The largest divisor of n, the rows of a tile, up to 640; n itself if the next is below 64."""
+    best = max((d for d in range(1, min(n, BAND) + 1) if n % d == 0), default=n)
+    return best if best >= 64 else n
+
+
 def _create(group: Any, name: str, shape: tuple[int, ...], dtype: Any, axes: list[str]) -> Any:
     one = (1,) * (len(shape) - 2)
     chunks, shards = tuple(max(1, n) for n in shape), None
     if name == "pixels":
-        chunks = (*one, *shape[-2:])
-        shards = (1, 1, *shape[2:]) if shape[2] > 1 else None
+        chunks = (*one, rows_of_chunk(shape[-2]), shape[-1])
+        shards = (1, 1, *shape[2:])
+        shards = None if shards == chunks else shards
     return group.create_array(
         name,
         shape=shape,
@@ -250,6 +290,8 @@ def _create(group: Any, name: str, shape: tuple[int, ...], dtype: Any, axes: lis
         compressors=compressor(dtype),
         fill_value=0,
         dimension_names=axes,
+        # Whether a chunk is all zero is dear to ask, and images hardly ever are.
+        config={"write_empty_chunks": name == "pixels"},
     )
 
 # %% ../../nbs/01_sample/10_tiles.ipynb #6bda2db2
