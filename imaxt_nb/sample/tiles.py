@@ -17,13 +17,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..core.errors import BadInput
+from .bands import create_banded
 from .channels import Channel, channels_from_json, channels_to_json
 from .places import is_finished, resumable, zarr_store
-from .pyramid import compressor
 
 # %% auto #0
-__all__ = ['VERSION', 'COLUMNS', 'BAND', 'TileHeader', 'TileSection', 'read_whole', 'RawTiles', 'SectionDraft', 'rows_of_chunk',
-           'TileWriter', 'create_tiles']
+__all__ = ['VERSION', 'COLUMNS', 'TileHeader', 'TileSection', 'read_whole', 'RawTiles', 'SectionDraft', 'TileWriter',
+           'create_tiles']
 
 # %% ../../nbs/01_sample/10_tiles.ipynb #b1428c83
 VERSION = "1.0"
@@ -264,36 +264,6 @@ class SectionDraft:
         self.group.update_attributes({"imaxt": own})
         return status
 
-# %% ../../nbs/01_sample/10_tiles.ipynb #3f0b5449
-BAND = 640  # rows: what a renderer reads of a tile at once
-
-
-def rows_of_chunk(n: int) -> int:
-    """The largest divisor of n, the rows of a tile, up to 640; n itself if the next is below 64."""
-    best = max((d for d in range(1, min(n, BAND) + 1) if n % d == 0), default=n)
-    return best if best >= 64 else n
-
-
-def _create(group: Any, name: str, shape: tuple[int, ...], dtype: Any, axes: list[str]) -> Any:
-    one = (1,) * (len(shape) - 2)
-    chunks, shards = tuple(max(1, n) for n in shape), None
-    if name == "pixels":
-        chunks = (*one, rows_of_chunk(shape[-2]), shape[-1])
-        shards = (1, 1, *shape[2:])
-        shards = None if shards == chunks else shards
-    return group.create_array(
-        name,
-        shape=shape,
-        dtype=dtype,
-        chunks=chunks,
-        shards=shards,
-        compressors=compressor(dtype),
-        fill_value=0,
-        dimension_names=axes,
-        # Whether a chunk is all zero is dear to ask, and images hardly ever are.
-        config={"write_empty_chunks": name == "pixels"},
-    )
-
 # %% ../../nbs/01_sample/10_tiles.ipynb #6bda2db2
 class TileWriter:
     """Writes sections into a draft; `done` are the numbers that an earlier process committed."""
@@ -314,8 +284,8 @@ class TileWriter:
         group = self._sections.create_group(name)
         lead = (n_tiles, h.n_planes, len(h.channels))
         axes = ["tile", "plane", "c", "y", "x"]
-        pixels = _create(group, "pixels", (*lead, *h.tile_shape), h.dtype, axes)
-        _create(group, "present", lead, "uint8", axes[:3])
+        pixels = create_banded(group, "pixels", (*lead, *h.tile_shape), h.dtype, axes)
+        create_banded(group, "present", lead, "uint8", axes[:3])
         return SectionDraft(number, group, pixels, np.zeros(lead, "uint8"))
 
     def section(self, number: int) -> TileSection:
