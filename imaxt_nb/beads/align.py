@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['CAUCHY', 'ROUNDS', 'ENOUGH', 'FEWEST', 'Alignment', 'Detections', 'align_sections']
+__all__ = ['CAUCHY', 'ROUNDS', 'ENOUGH', 'WIDER', 'FEWEST', 'Alignment', 'Detections', 'align_sections']
 
 # %% ../../nbs/06_beads/21_align.ipynb #37ff7b9b
 def _normal(
@@ -57,7 +57,7 @@ def _walk(z: NDArray[Any], step: NDArray[Any], n: int, k: int) -> NDArray[np.flo
 
 # %% ../../nbs/06_beads/21_align.ipynb #de1b4100
 CAUCHY, ROUNDS = 2.4, 20
-ENOUGH = 5  # groups in which a section has a scatter of its own
+ENOUGH, WIDER = 5, 1.5  # groups, and times the scatter of all sections, for one of its own
 FEWEST = 3  # beads that a section shares with others, to be called aligned
 
 
@@ -143,7 +143,8 @@ class Detections:
             if here.sum() >= ENOUGH + k:
                 free = float(np.sqrt(here.sum() / (here.sum() - k)))
                 known = (own + common)[here] + between[s]
-                between[s] += _beyond(mean[here], known, free)
+                if _beyond(mean[here], known, free / WIDER) > 0:
+                    between[s] += _beyond(mean[here], known, free)
         return within, between
 
 # %% ../../nbs/06_beads/21_align.ipynb #d3cca0b1
