@@ -162,5 +162,3 @@ def test_a_real_czi_is_a_slide(shared_data: Path, tmp_path: Path) -> None:
     plane = np.asarray(image.data[0, 0])
     seen = np.asarray(sample.image("axioscan_mosaic_test_confidence").data[0]) > 0
     assert seen.mean() > 0.8 and len(np.unique(plane[seen])) > 50
-    table = slide_beads(sample, "mosaic_test", AxioscanParameters(detector="classical"))
-    assert (table.flag != "ok").all()  # no bead is in it
