@@ -8,7 +8,7 @@ costs minutes. Truth: every bead whose optical section has a radius of 14 um or 
 in the mosaic with its whole disc; it is where the tile that shows it was placed. A mosaic has no origin of its own, so a section's true
 shift is the block's, plus the median of placed less true origins of its registered tiles, less what each tile is off by in all sections (a stretch that
 sections share moves nothing between them); tiles that keep the stage's place say nothing of where their section is. Errors are against the median
-of all sections, so that one that is broken counts once. `all tiles` is the former measure: the median of all tiles, errors of mean zero. Pulls of centres are of mosaics with true places and optics: of
+of all sections, so that one that is broken counts once; pulls are against their mean, as the errors are said. `all tiles` is the former measure: the median of all tiles, errors of mean zero. Pulls of centres are of mosaics with true places and optics: of
 pixel noise alone. Parameters were chosen on seeds below 100.
 """
 
@@ -160,8 +160,8 @@ def shift_errors(sample, truth):
     off, former = (
         shift - block.to_numpy() - f(tiles).to_numpy() for f in (registered_offsets, offsets)
     )
-    off -= np.nanmedian(off, axis=0)
-    return off, off / given, former - former.mean(0)
+    pulls = (off - np.nanmean(off, axis=0)) / given  # errors are said of shifts of mean zero
+    return off - np.nanmedian(off, axis=0), pulls, former - former.mean(0)
 
 
 def noise_pulls(sample, truth, p):

@@ -14,7 +14,7 @@ from .likelihood import N, climb, photons
 from .model import GRID, at_distance, radial_table
 
 # %% auto #0
-__all__ = ['COLUMNS', 'CLIP', 'TOLERANCE', 'LAG', 'UNEVEN', 'LARGEST', 'settle', 'left', 'fit_one']
+__all__ = ['COLUMNS', 'CLIP', 'TOLERANCE', 'LAG', 'UNEVEN', 'LARGEST', 'HELD', 'settle', 'left', 'fit_one']
 
 # %% ../../nbs/06_beads/05_fit.ipynb #5b92ea47
 COLUMNS = (
@@ -154,10 +154,9 @@ def _errors(
     row[12], row[13] = cov[0, 1], cov[2, 3]
 
 # %% ../../nbs/06_beads/05_fit.ipynb #b2a7263a
-UNEVEN, LARGEST = (
-    0.15,
-    4.0,
-)  # misfit inside, of the brightness; radius in standard deviations above the mean
+UNEVEN = 0.15  # misfit inside, of the brightness, that asks for the other way
+LARGEST = 4.0  # radius of a sphere, in standard deviations above the mean
+HELD = 0.4  # radius of a disc that is held, least part of the mean
 
 
 @numba.njit(nogil=True, cache=True)
@@ -224,7 +223,8 @@ def fit_one(
         n, allowed, usable, theta, optics, pixel, floor, prior, largest, False
     )
     verdict = _verdict(n, allowed, theta, model, floor, optics, pixel)
-    if not converged or verdict[3] > UNEVEN or left(theta, guess, prior):
+    astray = not converged or verdict[3] > UNEVEN or left(theta, guess, prior)
+    if astray and start[2] > HELD * prior[0]:  # less could be any lump
         other, near = guess.copy(), _around(n, allowed, guess, optics, pixel, floor)
         ended, near, curved, model = settle(
             n, allowed, near, other, optics, pixel, floor, prior, largest, True
