@@ -149,3 +149,16 @@ def test_the_commands(stpt: Path, site: Path) -> None:
     assert not (site / "data" / "S" / "calibration").exists(), "no flat field was asked for"
     assert "axioscan_slide001" in Sample.open("S", str(site / "data")).images()
     assert "done before" in imaxt(*run, site=site)
+
+
+def test_a_real_czi_is_a_slide(shared_data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("czifile", reason="the extra `czi` is not installed")
+    sample = Sample.create("S", str(tmp_path))
+    convert_axioscan(shared_data / "tiles_czi_mosaic", sample)
+    raw = RawTiles.open(sample.path("raw", "axioscan.zarr"))
+    assert raw.section(1).metadata["slide"] == "mosaic_test" and raw.section(1).status == "ok"
+    mosaic_slides(sample, SlideParameters(flat="none"), key="k", warn=lambda _: None)
+    image = sample.image("axioscan_mosaic_test")
+    plane = np.asarray(image.data[0, 0])
+    seen = np.asarray(sample.image("axioscan_mosaic_test_confidence").data[0]) > 0
+    assert seen.mean() > 0.8 and len(np.unique(plane[seen])) > 50

@@ -203,3 +203,28 @@ def test_steps_that_are_missing_are_named(tmp_path: Path) -> None:
     sample.write_table("beads", sections)
     with pytest.raises(BadInput, match="stpt/align"):
         federate_slides(sample, AxioscanParameters())
+
+
+def test_a_killed_detection_goes_on_with_the_next_slide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from imaxt_nb.federation import slide_beads as module
+
+    sample, seen = Sample.create("S", str(tmp_path)), []
+    for slide in "abc":
+        empty = np.zeros((1, 1, 4, 4), np.uint16)
+        sample.write_image(f"axioscan_{slide}", empty, axes="czyx", pixel_um=(1, 1, 1))
+
+    def detect(_: Sample, slide: str, __: object) -> pd.DataFrame:
+        seen.append(slide)
+        if slide == "b" and seen.count("b") == 1:
+            raise KeyboardInterrupt
+        return pd.DataFrame({"slide": [slide], "x_um": [1.0]})
+
+    monkeypatch.setattr(module, "slide_beads", detect)
+    with pytest.raises(KeyboardInterrupt):
+        module.all_beads(sample, AxioscanParameters(), "k", print)
+    found, failed = module.all_beads(sample, AxioscanParameters(), "k", print)
+    assert seen == ["a", "b", "b", "c"] and list(found) == ["a", "b", "c"] and not failed
+    assert "beads_axioscan" in sample.tables()
+    assert not list((tmp_path / "S" / "tables").glob("*_parts"))

@@ -84,3 +84,12 @@ def test_table_annotates_labels_and_an_export_opens(sample: Sample, tmp_path: Pa
         sdata=again, spatial_element_names=["imc_roi_cells"], table_name="cells", how="left"
     )
     assert joined is not None and joined.n_obs == len(skimage_um(sample))
+
+
+def test_what_an_affine_cannot_carry_is_said(sample: Sample) -> None:
+    sample.add_frames(
+        [Frame("axioscan:7", "sample", how="affine; local deformation of 3 um besides")]
+    )
+    about = sample.to_spatialdata().attrs["imaxt"]["frames"]
+    assert about["axioscan:7"]["parent"] == "sample"
+    assert "local deformation" in about["axioscan:7"]["how"]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['CAUCHY', 'ROUNDS', 'FEWEST', 'Alignment', 'Detections', 'align_sections']
+__all__ = ['CAUCHY', 'ROUNDS', 'ENOUGH', 'WIDER', 'FEWEST', 'Alignment', 'Detections', 'align_sections']
 
 # %% ../../nbs/06_beads/21_align.ipynb #37ff7b9b
 def _normal(
@@ -57,6 +57,7 @@ def _walk(z: NDArray[Any], step: NDArray[Any], n: int, k: int) -> NDArray[np.flo
 
 # %% ../../nbs/06_beads/21_align.ipynb #de1b4100
 CAUCHY, ROUNDS = 2.4, 20
+ENOUGH, WIDER = 5, 1.5  # groups, and times the scatter of all sections, for one of its own
 FEWEST = 3  # beads that a section shares with others, to be called aligned
 
 
@@ -120,8 +121,11 @@ class Detections:
     group_err: NDArray[np.float64]
     quarter: NDArray[np.int64]  # of the area, 0 to 3
 
-    def scatter(self, residual: NDArray[Any], sections: int) -> tuple[float, float]:
-        """Variances within groups and between them beyond the errors; `residual` (n,) is raised already for the bead's own place."""
+    def scatter(self, residual: NDArray[Any], sections: int) -> tuple[float, NDArray[np.float64]]:
+        """(variance within groups, variances (sections,) between them) beyond the errors; `residual` (n,) is raised already for the bead's own place.
+
+        A section whose groups disagree more than those of all sections together has a variance of its own.
+        """
         n = np.bincount(self.group)
         mean = np.bincount(self.group, residual) / n
         many = n[self.group] > 1
@@ -129,9 +133,19 @@ class Detections:
         within = _beyond(apart[many], self.err[many] ** 2)
         own = np.bincount(self.group, self.err**2 + within) / n**2
         common = np.bincount(self.group, self.group_err**2) / n
-        unknowns = sections * self.basis.shape[1]
-        raised = min(2.0, np.sqrt(len(n) / max(len(n) - unknowns, 1)))
-        return within, _beyond(mean, own + common, raised)
+        k = self.basis.shape[1]
+        raised = min(2.0, np.sqrt(len(n) / max(len(n) - sections * k, 1)))
+        between = np.full(sections, _beyond(mean, own + common, raised))
+        of = np.zeros(len(n), np.int64)
+        of[self.group] = self.index
+        for s in range(sections):
+            here = of == s
+            if here.sum() >= ENOUGH + k:
+                free = float(np.sqrt(here.sum() / (here.sum() - k)))
+                known = (own + common)[here] + between[s]
+                if _beyond(mean[here], known, free / WIDER) > 0:
+                    between[s] += _beyond(mean[here], known, free)
+        return within, between
 
 # %% ../../nbs/06_beads/21_align.ipynb #d3cca0b1
 def _steps(theta: NDArray[Any], cov: NDArray[Any], z: NDArray[Any]) -> NDArray[np.float64]:
@@ -150,12 +164,12 @@ def _steps(theta: NDArray[Any], cov: NDArray[Any], z: NDArray[Any]) -> NDArray[n
 def _solve_axis(d: Detections, z: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], float]:
     """(parameters (s, k), covariance, scatter) of one axis, robust."""
     n, k = len(z), d.basis.shape[1]
-    weight, within, between = np.ones(len(d.x)), 0.0, 0.0
+    weight, within, between = np.ones(len(d.x)), 0.0, np.zeros(n)
     step = np.full(k, 10.0 / np.sqrt(max(np.median(np.diff(z)), 1e-6)) if n > 1 else 1.0)
     theta, cov, crowd = np.zeros((n, k)), np.eye(n * k), np.bincount(d.group)[d.group]
     gauge = np.kron(np.ones((n, n)) / n, np.eye(k))
     for _ in range(ROUNDS):
-        own, common = d.err**2 + within, d.group_err**2 + between
+        own, common = d.err**2 + within, d.group_err**2 + between[d.index]
         w = weight / (own + crowd * common + 1e-6)
         matrix, right = _normal(d.index, d.bead, d.basis, w, d.x, n)
         prior = _walk(z, step, n, k)
@@ -167,7 +181,7 @@ def _solve_axis(d: Detections, z: NDArray[Any]) -> tuple[NDArray[Any], NDArray[A
         residual = place - (np.bincount(d.bead, w * place) / total)[d.bead]
         share = np.maximum(1 - w / total[d.bead], 0.05)  # a bead's mean follows its detections
         within, between = d.scatter(residual / np.sqrt(share), n)
-        spread = np.sqrt((d.err**2 + within + d.group_err**2 + between) * share + 1e-6)
+        spread = np.sqrt((d.err**2 + within + d.group_err**2 + between[d.index]) * share + 1e-6)
         weight = 1 / (1 + (residual / spread / CAUCHY) ** 2)
         crowd = np.maximum(np.bincount(d.group, weight), 1)[d.group]
         if n > 2:
@@ -176,7 +190,8 @@ def _solve_axis(d: Detections, z: NDArray[Any]) -> tuple[NDArray[Any], NDArray[A
         theta = new
         if done:
             break
-    return theta, cov * _disagreement(d, residual, w, share), float(np.sqrt(within + between))
+    scatter = float(np.sqrt(within + np.median(between)))
+    return theta, cov * _disagreement(d, residual, w, share), scatter
 
 # %% ../../nbs/06_beads/21_align.ipynb #69d7d3d0
 def _disagreement(

@@ -12,12 +12,11 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from .first_guess import RAGGED, first_guess
 from .model import GRID, at_distance, radial_table
 from ..core.errors import BadInput
 
 # %% auto #0
-__all__ = ['N', 'WINDOW', 'ENOUGH', 'COLUMNS', 'CLIP', 'TOLERANCE', 'LAG', 'Camera', 'RadiusPrior', 'fit_one']
+__all__ = ['N', 'WINDOW', 'ENOUGH', 'Camera', 'RadiusPrior', 'photons', 'climb']
 
 # %% ../../nbs/06_beads/01_likelihood.ipynb #7978e3c8
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ N = 6
 
 
 @numba.njit(nogil=True, cache=True)
-def _photons(theta: NDArray, optics: NDArray, shape: Any, pixel: NDArray) -> NDArray:
+def photons(theta: NDArray, optics: NDArray, shape: Any, pixel: NDArray) -> NDArray:
     """Expected photons (y, x)."""
     start, table = radial_table(theta[2], theta[3], optics)
     step = optics[2] / GRID
@@ -115,11 +114,14 @@ WINDOW, ENOUGH = 5, 2e-4  # five steps that gain less than this in log-likelihoo
 
 
 @numba.njit(nogil=True, cache=True)
-def _climb(
+def climb(
     n: NDArray, usable: NDArray, theta: NDArray, optics: NDArray, pixel: NDArray,
-    floor: float, prior: NDArray, fisher: NDArray,
+    floor: float, prior: NDArray, fisher: NDArray, largest: float, held: bool,
 ) -> bool:  # fmt: skip
-    """Improves `theta` in place until nothing is gained; fills `fisher`; whether it converged."""
+    """Improves `theta` in place until nothing is gained; fills `fisher`; whether it converged.
+
+    No sphere is larger than `largest`, um: uneven tissue around a bead would pass for the soft edge of a huge one.
+    """
     score, trial_score, trial_fisher = np.empty(N), np.empty(N), np.empty((N, N))
     now = _likelihood(n, usable, theta, optics, pixel, floor, prior, fisher, score)
     past, damping = np.full(WINDOW, np.inf), 1e-3
@@ -127,7 +129,13 @@ def _climb(
         damped = fisher.copy()
         for k in range(N):
             damped[k, k] = fisher[k, k] * (1 + damping) + 1e-12
+        if held:  # q and u stay
+            damped[2:4, :], damped[:, 2:4], score[2:4] = 0.0, 0.0, 0.0
+            damped[2, 2], damped[3, 3] = 1.0, 1.0
         trial = theta + np.linalg.solve(damped, score)
+        most = largest**2 - trial[2]
+        if trial[3] ** 2 > most:
+            trial[3] = np.sign(trial[3]) * np.sqrt(max(most, 0.0))
         new = _likelihood(n, usable, trial, optics, pixel, floor, prior, trial_fisher, trial_score)
         if np.isfinite(new) and new <= now:
             theta[:], fisher[:], score[:] = trial, trial_fisher, trial_score
@@ -138,154 +146,3 @@ def _climb(
             return True
         past[iteration % WINDOW] = now
     return False
-
-# %% ../../nbs/06_beads/01_likelihood.ipynb #80522d06
-COLUMNS = (
-    "x_um", "y_um", "q_um2", "u_um", "amplitude", "background",
-    "x_um_err", "y_um_err", "q_um2_err", "u_um_err", "amplitude_err", "background_err",
-    "xy_cov", "qu_cov", "snr", "fit_quality", "misfit", "coverage", "converged",
-)  # fmt: skip
-CLIP, TOLERANCE = 5.0, 0.1  # standard deviations; part of the brightness that no bead is perfect to
-
-
-@numba.njit(nogil=True, cache=True)
-def _soft(n: NDArray) -> NDArray:
-    """Mean over 5 x 5 pixels, fewer at the border: what stands out faintly but widely."""
-    total = np.zeros((n.shape[0] + 1, n.shape[1] + 1))
-    for i in range(n.shape[0]):
-        for j in range(n.shape[1]):
-            total[i + 1, j + 1] = n[i, j] + total[i, j + 1] + total[i + 1, j] - total[i, j]
-    out = np.empty_like(n)
-    for i in range(n.shape[0]):
-        a, b = max(0, i - 2), min(n.shape[0], i + 3)
-        for j in range(n.shape[1]):
-            c, d = max(0, j - 2), min(n.shape[1], j + 3)
-            inside = total[b, d] - total[a, d] - total[b, c] + total[a, c]
-            out[i, j] = inside / ((b - a) * (d - c))
-    return out
-
-# %% ../../nbs/06_beads/01_likelihood.ipynb #5f02670c
-@numba.njit(nogil=True, cache=True)
-def _clip(
-    n: NDArray, allowed: NDArray, a: float, low: NDArray, high: NDArray, floor: float, limit: float
-) -> NDArray:
-    """Pixels that are, alone and with their neighbours, within `limit` errors of what lies between low and high."""
-    usable = allowed.copy()
-    soft, soft_low, soft_high = _soft(n), _soft(low), _soft(high)
-    tolerance = (TOLERANCE * a) ** 2
-    for i in range(n.shape[0]):
-        for j in range(n.shape[1]):
-            noise = max(high[i, j], 0.0) + floor + 1e-9
-            off = max(n[i, j] - high[i, j], low[i, j] - n[i, j])
-            off_soft = max(soft[i, j] - soft_high[i, j], soft_low[i, j] - soft[i, j])
-            if off > limit * np.sqrt(noise + tolerance):
-                usable[i, j] = False
-            elif off_soft > limit * np.sqrt(noise / 25 + tolerance):
-                usable[i, j] = False
-    return usable
-
-# %% ../../nbs/06_beads/01_likelihood.ipynb #5eb80c26
-@numba.njit(nogil=True, cache=True)
-def _verdict(
-    n: NDArray, allowed: NDArray, theta: NDArray, model: NDArray, floor: float,
-    optics: NDArray, pixel: NDArray,
-) -> tuple[float, float, float]:  # fmt: skip
-    """chi^2 per pixel, misfit as a part of the brightness, and the part of the bead that is in the picture."""
-    radius = np.sqrt(max(theta[2], 0.0))
-    reach = 1.2 * radius + 4 * optics[2]
-    count, chi2, excess = 0, 0.0, 0.0
-    for i in range(n.shape[0]):
-        for j in range(n.shape[1]):
-            rho = np.hypot(j * pixel[1] - theta[0], i * pixel[0] - theta[1])
-            if allowed[i, j] and rho < reach:
-                variance = max(model[i, j], 0.0) + floor + 1e-9
-                off = (n[i, j] - model[i, j]) ** 2
-                count, chi2, excess = count + 1, chi2 + off / variance, excess + off - variance
-    whole = np.pi * reach**2 / (pixel[0] * pixel[1])
-    misfit = np.sqrt(max(excess, 0.0) / max(count, 1)) / max(abs(theta[4]), 1e-9)
-    return chi2 / max(count, 1), misfit, count / whole
-
-# %% ../../nbs/06_beads/01_likelihood.ipynb #c3d32e53
-LAG = 2  # pixels, of cubic interpolation
-
-
-@numba.njit(nogil=True, cache=True)
-def _influence(
-    n: NDArray, usable: NDArray, theta: NDArray, inverse: NDArray, optics: NDArray, pixel: NDArray, floor: float,
-) -> NDArray:  # fmt: skip
-    """(y, x, 7): residuals in units of the noise, and what they move each parameter by; NaN where not usable."""
-    start, table = radial_table(theta[2], theta[3], optics)
-    step, a = optics[2] / GRID, theta[4]
-    reach = 1.2 * np.sqrt(max(theta[2], 0.0)) + 4 * optics[2]
-    out, d = np.full((n.shape[0], n.shape[1], N + 1), np.nan), np.empty(N)
-    for i in range(n.shape[0]):
-        for j in range(n.shape[1]):
-            dx, dy = j * pixel[1] - theta[0], i * pixel[0] - theta[1]
-            rho = np.hypot(dx, dy)
-            if usable[i, j] and rho < reach:
-                f, slope, dq, du = at_distance(rho, start, step, table)
-                m = max(theta[5] + a * f + floor, 1e-3)
-                along = -a * slope / max(rho, 1e-9)
-                d[0], d[1], d[2], d[3], d[4], d[5] = along * dx, along * dy, a * dq, a * du, f, 1.0
-                out[i, j, 0] = (n[i, j] + floor - m) / np.sqrt(m)
-                for k in range(N):
-                    out[i, j, k + 1] = (inverse[k] * d).sum() / np.sqrt(m)
-    return out
-
-# %% ../../nbs/06_beads/01_likelihood.ipynb #42998ffa
-@numba.njit(nogil=True, cache=True)
-def _correlated(w: NDArray) -> NDArray:
-    """What correlation adds to the variances of the six parameters; w as of `_influence`."""
-    extra = np.zeros(N)
-    for p in range(LAG + 1):
-        for q in range(-LAG if p else 0, LAG + 1):
-            count, noise, shared = 0, 0.0, np.zeros(N)
-            for i in range(w.shape[0] - p):
-                for j in range(max(0, -q), w.shape[1] - max(0, q)):
-                    if w[i, j, 0] == w[i, j, 0] and w[i + p, j + q, 0] == w[i + p, j + q, 0]:
-                        count += 1
-                        noise += w[i, j, 0] * w[i + p, j + q, 0]
-                        for k in range(N):
-                            shared[k] += w[i, j, k + 1] * w[i + p, j + q, k + 1]
-            itself = p == 0 and q == 0
-            extra += shared * (noise / max(count, 1) - itself) * (1 if itself else 2)
-    return extra
-
-# %% ../../nbs/06_beads/01_likelihood.ipynb #dc687674
-@numba.njit(nogil=True, cache=True)
-def fit_one(
-    n: NDArray, allowed: NDArray, start: NDArray, optics: NDArray, pixel: NDArray,
-    floor: float, prior: NDArray,
-) -> NDArray:  # fmt: skip
-    """A row of `COLUMNS`; NaN where there is nothing to fit, and without errors where the inside is too ragged for a bead. `start` = (x, y, radius) in um."""
-    row = np.full(len(COLUMNS), np.nan)
-    theta = np.array([start[0], start[1], start[2] ** 2, 0.0, 0.0, 0.0])
-    bright, uneven = first_guess(n, allowed, theta, prior, pixel, floor)
-    if not bright:
-        return row
-    if uneven > RAGGED:  # tissue: no fit could make it a bead
-        row[:N], row[16], row[18] = theta, uneven, 1.0
-        row[14] = theta[4] / np.sqrt(max(theta[4] + theta[5], 0.0) + floor + 1e-9)
-        return row
-    fisher, converged, ones = np.empty((N, N)), False, np.ones(n.shape)
-    low, high = theta[5] * ones, (theta[4] + theta[5]) * ones  # neither bead nor background
-    usable = _clip(n, allowed, theta[4], low, high, floor, CLIP)
-    for limit in (2 * CLIP, CLIP, CLIP):
-        converged = _climb(n, usable, theta, optics, pixel, floor, prior, fisher)
-        model = _photons(theta, optics, n.shape, pixel)
-        new = _clip(n, allowed, theta[4], model, model, floor, limit)
-        if limit == CLIP and (new == usable).all():
-            break
-        usable = new
-    scale = np.sqrt(np.diag(fisher) + 1e-30)
-    cov = np.linalg.inv(fisher / np.outer(scale, scale) + 1e-12 * np.eye(N)) / np.outer(
-        scale, scale
-    )
-    alone = np.abs(np.diag(cov))
-    extra = _correlated(_influence(n, usable, theta, cov, optics, pixel, floor))
-    row[:N], row[N : 2 * N] = theta, np.sqrt(np.maximum(alone + extra, 0.1 * alone))
-    row[12], row[13] = cov[0, 1], cov[2, 3]
-    row[14] = theta[4] / np.sqrt(max(theta[4] + theta[5], 0.0) + floor + 1e-9)
-    row[15], row[16], row[17] = _verdict(n, allowed, theta, model, floor, optics, pixel)
-    row[18] = 1.0 if converged else 0.0
-    return row

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
+import fsspec
 import numpy as np
 
 from ..beads.catalogue import flag_unlike
@@ -24,7 +25,9 @@ from ..core.errors import BadInput
 from ..core.parameters import param
 from ..core.progress import track
 from .stack import Stack, stack_sections
+from ..sample.places import exists
 from ..sample.store import Sample
+from ..sample.tables import list_tables, read_table, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,7 +108,7 @@ def slide_beads(sample: Sample, slide: str, p: BeadParameters) -> pd.DataFrame:
 def all_beads(
     sample: Sample, p: BeadParameters, key: str, warn: Callable[[str], None]
 ) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
-    """Beads by slide, and the reasons of slides that failed; `tables/beads_<modality>.parquet`."""
+    """Beads by slide, and the reasons of slides that failed; `tables/beads_<modality>.parquet`. With a key an interrupted run goes on where it was."""
     import pandas as pd
 
     names, name = slide_names(sample, p.image), f"beads_{p.image}"
@@ -121,11 +124,17 @@ def all_beads(
             return {s: old[old.slide == s].reset_index(drop=True) for s in names}, dict(
                 old.attrs["failed"]
             )
-    found, failed = {}, {}
+    found, failed, folder = {}, {}, sample.path("tables", f"{name}_parts", key)
+    done = set(list_tables(folder)) if key and exists(folder) else set()
     with get_client():
         for slide in track(names, "slides"):
+            if slide in done:
+                found[slide] = read_table(folder, slide)
+                continue
             try:
                 found[slide] = slide_beads(sample, slide, p)
+                if key:
+                    write_table(folder, slide, found[slide])
             except BadInput as e:
                 failed[slide] = str(e)
                 warn(f"slide {slide}: {e}")
@@ -133,6 +142,9 @@ def all_beads(
         table = pd.concat(found.values(), ignore_index=True)
         table.attrs.update(frame=f"{p.image} slides", key=key, failed=failed)
         sample.write_table(name, table)
+    fs, parts = fsspec.core.url_to_fs(sample.path("tables", f"{name}_parts"))
+    if fs.exists(parts):
+        fs.rm(parts, recursive=True)
     return found, failed
 
 # %% ../../nbs/07_federation/58_slide_beads.ipynb #47325611

@@ -115,7 +115,8 @@ def to_spatialdata(sample: Sample) -> Any:
     """A `SpatialData` of the sample's images, labels, points and tables, in micrometres.
 
     Images are called as in the sample, labels `<image>_<label>`, points and tables as the tables.
-    Coordinate systems are the frames. Pixels stay on disk until they are computed.
+    Coordinate systems are the frames. Pixels stay on disk until they are computed. SpatialData has affines only: where a frame has a local deformation besides,
+    `attrs["imaxt"]["frames"]` says so, and points of the sample's own frame (`atlas_cells`) are with it.
     """
     import pandas as pd
     from spatialdata import SpatialData
@@ -135,4 +136,8 @@ def to_spatialdata(sample: Sample) -> Any:
             tables[name] = TableModel.parse(table)
         elif {"x_um", "y_um"} <= set(table.columns) and len(table):
             points[name] = _points(sample, name, table, frames)
-    return SpatialData(images=images, labels=labels, points=points, tables=tables)
+    about = {
+        n: {"parent": f.parent, "how": f.how, "error_um": f.error_um} for n, f in frames.items()
+    }
+    attrs = {"imaxt": {"sample": sample.name, "frames": about}}
+    return SpatialData(images=images, labels=labels, points=points, tables=tables, attrs=attrs)
