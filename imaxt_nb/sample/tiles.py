@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import posixpath
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from ..core.errors import BadInput
 from .channels import Channel, channels_from_json, channels_to_json
 from .places import is_finished, resumable, zarr_store
-from .pyramid import compressor
+from .pyramid import compressor, rows_of_chunk
 
 # %% auto #0
-__all__ = ['VERSION', 'COLUMNS', 'BAND', 'TileHeader', 'TileSection', 'read_whole', 'RawTiles', 'SectionDraft', 'rows_of_chunk',
-           'TileWriter', 'create_tiles']
+__all__ = ['VERSION', 'COLUMNS', 'TileHeader', 'TileSection', 'read_whole', 'RawTiles', 'SectionDraft', 'TileWriter',
+           'create_tiles']
 
 # %% ../../nbs/01_sample/10_tiles.ipynb #b1428c83
 VERSION = "1.0"
@@ -105,11 +105,6 @@ class TileSection:
             )
         return self._part(tile, plane, channel, slice(None))
 
-    @property
-    def chunk_rows(self) -> int:
-        """Rows of a tile that are stored, and best read, together."""
-        return int(self.pixels.chunks[-2])
-
     def _part(self, tile: int, plane: int, channel: int, rows: slice) -> NDArray[Any]:
         try:
             return np.asarray(self.pixels[tile, plane, channel, rows])
@@ -126,18 +121,11 @@ class TileSection:
     def read_rows(
         self, tile: int, plane: int, rows: tuple[int, int]
     ) -> tuple[NDArray[Any], list[str]]:
-        """Rows of a tile's images (c, rows, x), and what is damaged in them; cheapest in pieces of `chunk_rows`.
-
-        If an image is missing or damaged the rows are float32, and its own NaN.
-        """
+        """Rows (c, rows, x) of a tile, best in pieces of `pixels.chunks[-2]`, and what is damaged; float32, NaN for gaps, if there are any."""
         there, cut = self.present[tile, plane], slice(*rows)
         if there.all():
-            try:
+            with suppress(Exception):  # which of them is it?
                 return np.asarray(self.pixels[tile, plane, :, cut]), []
-            except MemoryError:
-                raise
-            except Exception:  # which of them is it?
-                pass
         shape = (len(there), rows[1] - rows[0], self.pixels.shape[-1])
         found, damage = np.full(shape, np.nan, np.float32), []
         for channel in np.flatnonzero(there).tolist():
@@ -265,22 +253,12 @@ class SectionDraft:
         return status
 
 # %% ../../nbs/01_sample/10_tiles.ipynb #3f0b5449
-BAND = 640  # rows: what a renderer reads of a tile at once
-
-
-def rows_of_chunk(n: int) -> int:
-    """The largest divisor of n, the rows of a tile, up to 640; n itself if the next is below 64."""
-    best = max((d for d in range(1, min(n, BAND) + 1) if n % d == 0), default=n)
-    return best if best >= 64 else n
-
-
 def _create(group: Any, name: str, shape: tuple[int, ...], dtype: Any, axes: list[str]) -> Any:
     one = (1,) * (len(shape) - 2)
     chunks, shards = tuple(max(1, n) for n in shape), None
     if name == "pixels":
         chunks = (*one, rows_of_chunk(shape[-2]), shape[-1])
-        shards = (1, 1, *shape[2:])
-        shards = None if shards == chunks else shards
+        shards = None if chunks == (1, 1, *shape[2:]) else (1, 1, *shape[2:])
     return group.create_array(
         name,
         shape=shape,
@@ -290,8 +268,7 @@ def _create(group: Any, name: str, shape: tuple[int, ...], dtype: Any, axes: lis
         compressors=compressor(dtype),
         fill_value=0,
         dimension_names=axes,
-        # Whether a chunk is all zero is dear to ask, and images hardly ever are.
-        config={"write_empty_chunks": name == "pixels"},
+        config={"write_empty_chunks": name == "pixels"},  # is it all zero? asking is dear
     )
 
 # %% ../../nbs/01_sample/10_tiles.ipynb #6bda2db2
