@@ -139,7 +139,7 @@ class _Tile:
 
     def __init__(self, section: Any, at: tuple[int, int], shape: Any, remarks: set[str]) -> None:
         self.section, self.at, self.remarks = section, at, remarks  # `at`: tile, plane
-        self.shape, self.chunk = (section.present.shape[2], *shape), section.chunk_rows
+        self.shape, self.chunk = (section.present.shape[2], *shape), section.pixels.chunks[-2]
         self.blocks: dict[int, NDArray[Any]] = {}
 
     def __getitem__(self, cut: Any) -> NDArray[Any]:

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 # %% auto #0
-__all__ = ['SMALLEST', 'CHUNK', 'SHARD', 'halve_mean', 'halve_nearest', 'n_levels', 'level_transforms', 'layout', 'compressor',
-           'create_level', 'write_level', 'write_pyramid']
+__all__ = ['SMALLEST', 'CHUNK', 'SHARD', 'BAND', 'halve_mean', 'halve_nearest', 'n_levels', 'level_transforms', 'rows_of_chunk',
+           'layout', 'compressor', 'create_level', 'write_level', 'write_pyramid']
 
 # %% ../../nbs/01_sample/02_pyramid.ipynb #203c4876
 def _even(block: NDArray[Any]) -> NDArray[Any]:
@@ -87,6 +87,13 @@ def level_transforms(pixel_um: tuple[float, ...], ndim: int, level: int) -> list
 
 # %% ../../nbs/01_sample/02_pyramid.ipynb #128f6313
 CHUNK, SHARD = 512, 2048
+BAND = 640  # rows: what a renderer reads of a raw tile at once
+
+
+def rows_of_chunk(n: int) -> int:
+    """The largest divisor of n, the rows of a raw tile, up to 640; n itself if there is none from 64 on."""
+    best = max(d for d in range(1, min(n, BAND) + 1) if n % d == 0)
+    return best if best >= 64 else n
 
 
 def layout(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...] | None]:

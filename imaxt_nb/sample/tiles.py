@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import posixpath
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -17,9 +17,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..core.errors import BadInput
-from .bands import create_banded
 from .channels import Channel, channels_from_json, channels_to_json
 from .places import is_finished, resumable, zarr_store
+from .pyramid import compressor, rows_of_chunk
 
 # %% auto #0
 __all__ = ['VERSION', 'COLUMNS', 'TileHeader', 'TileSection', 'read_whole', 'RawTiles', 'SectionDraft', 'TileWriter',
@@ -105,11 +105,6 @@ class TileSection:
             )
         return self._part(tile, plane, channel, slice(None))
 
-    @property
-    def chunk_rows(self) -> int:
-        """Rows of a tile that are stored, and best read, together."""
-        return int(self.pixels.chunks[-2])
-
     def _part(self, tile: int, plane: int, channel: int, rows: slice) -> NDArray[Any]:
         try:
             return np.asarray(self.pixels[tile, plane, channel, rows])
@@ -126,18 +121,11 @@ class TileSection:
     def read_rows(
         self, tile: int, plane: int, rows: tuple[int, int]
     ) -> tuple[NDArray[Any], list[str]]:
-        """Rows of a tile's images (c, rows, x), and what is damaged in them; cheapest in pieces of `chunk_rows`.
-
-        If an image is missing or damaged the rows are float32, and its own NaN.
-        """
+        """Rows (c, rows, x) of a tile, best in pieces of `pixels.chunks[-2]`, and what is damaged; float32, NaN for gaps, if there are any."""
         there, cut = self.present[tile, plane], slice(*rows)
         if there.all():
-            try:
+            with suppress(Exception):  # which of them is it?
                 return np.asarray(self.pixels[tile, plane, :, cut]), []
-            except MemoryError:
-                raise
-            except Exception:  # which of them is it?
-                pass
         shape = (len(there), rows[1] - rows[0], self.pixels.shape[-1])
         found, damage = np.full(shape, np.nan, np.float32), []
         for channel in np.flatnonzero(there).tolist():
@@ -264,6 +252,25 @@ class SectionDraft:
         self.group.update_attributes({"imaxt": own})
         return status
 
+# %% ../../nbs/01_sample/10_tiles.ipynb #3f0b5449
+def _create(group: Any, name: str, shape: tuple[int, ...], dtype: Any, axes: list[str]) -> Any:
+    one = (1,) * (len(shape) - 2)
+    chunks, shards = tuple(max(1, n) for n in shape), None
+    if name == "pixels":
+        chunks = (*one, rows_of_chunk(shape[-2]), shape[-1])
+        shards = None if chunks == (1, 1, *shape[2:]) else (1, 1, *shape[2:])
+    return group.create_array(
+        name,
+        shape=shape,
+        dtype=dtype,
+        chunks=chunks,
+        shards=shards,
+        compressors=compressor(dtype),
+        fill_value=0,
+        dimension_names=axes,
+        config={"write_empty_chunks": name == "pixels"},  # is it all zero? asking is dear
+    )
+
 # %% ../../nbs/01_sample/10_tiles.ipynb #6bda2db2
 class TileWriter:
     """Writes sections into a draft; `done` are the numbers that an earlier process committed."""
@@ -284,8 +291,8 @@ class TileWriter:
         group = self._sections.create_group(name)
         lead = (n_tiles, h.n_planes, len(h.channels))
         axes = ["tile", "plane", "c", "y", "x"]
-        pixels = create_banded(group, "pixels", (*lead, *h.tile_shape), h.dtype, axes)
-        create_banded(group, "present", lead, "uint8", axes[:3])
+        pixels = _create(group, "pixels", (*lead, *h.tile_shape), h.dtype, axes)
+        _create(group, "present", lead, "uint8", axes[:3])
         return SectionDraft(number, group, pixels, np.zeros(lead, "uint8"))
 
     def section(self, number: int) -> TileSection:
