@@ -17,8 +17,8 @@ from .neighbours import ORIENTATIONS, Pair, neighbour_pairs
 from .patches import Plane, band, common_box, patch_boxes, search
 
 # %% auto #0
-__all__ = ['COARSE_PX', 'Read', 'OrientationEvidence', 'coarse_view', 'coarseness', 'structure', 'find_orientation',
-           'the_orientation']
+__all__ = ['COARSE_PX', 'Read', 'STANDS_OUT', 'LEAST_FIT', 'OrientationEvidence', 'coarse_view', 'coarseness', 'structure',
+           'find_orientation', 'the_orientation']
 
 # %% ../../nbs/05_mosaic/28_orientation.ipynb #bd34e8d3
 @dataclass(frozen=True)
@@ -87,13 +87,18 @@ class _Look:
             self.views[tile] = None if image is None else coarse_view(image, self.bins)
         return self.views[tile]
 
-    def agree(self, pair: Pair) -> bool | None:
-        """Whether the patches of a pair ask for one shift; None if an image is missing."""
+    def judge(self, pair: Pair) -> tuple[bool, float] | None:
+        """Whether the patches of a pair ask for one shift, and how well the whole overlap fits; None if an image is missing."""
         a, b = self.view(pair.a), self.view(pair.b)  # type: ignore[arg-type]
         if a is None or b is None:
             return None
         d = np.round(np.array(pair.offset) / self.bins).astype(int)
-        boxes = patch_boxes(common_box((a.shape[0], a.shape[1]), d), 40, least=12)
+        box = common_box((a.shape[0], a.shape[1]), d)
+        whole = _search(a, b, box, d, self.reach)
+        return self._patches_agree(a, b, box, d), 0.0 if whole is None else whole[1]
+
+    def _patches_agree(self, a: Plane, b: Plane, box: Any, d: Any) -> bool:
+        boxes = patch_boxes(box, 40, least=12)
         shifts = np.array(
             [s for s in (_shift(a, b, box, d, self.reach) for box in boxes) if s is not None]
         )
@@ -103,16 +108,36 @@ class _Look:
         return bool((away <= max(2.0, self.reach / 5)).mean() > 0.6)
 
 # %% ../../nbs/05_mosaic/28_orientation.ipynb #aa9939a7
-def _shift(a: Plane, b: Plane, box: Any, d: Any, reach: int, least: float = 8.0) -> Any:
+def _search(a: Plane, b: Plane, box: Any, d: Any, reach: int) -> tuple[Any, float] | None:
     r0, r1 = max(0, box[0] - d[0] - reach), min(b.shape[0], box[1] - d[0] + reach)
     c0, c1 = max(0, box[2] - d[1] - reach), min(b.shape[1], box[3] - d[1] + reach)
     if min(r1 - r0, c1 - c0) < 12:
         return None
     first = (int(box[0] - d[0] - r0), int(box[2] - d[1] - c0))
-    s, z = search(a[box[0] : box[1], box[2] : box[3]], b[r0:r1, c0:c1], first, reach)
-    return s if z >= least and np.abs(s).max() < reach else None
+    return search(a[box[0] : box[1], box[2] : box[3]], b[r0:r1, c0:c1], first, reach)
+
+
+def _shift(a: Plane, b: Plane, box: Any, d: Any, reach: int, least: float = 8.0) -> Any:
+    found = _search(a, b, box, d, reach)
+    if found is None or found[1] < least or np.abs(found[0]).max() >= reach:
+        return None
+    return found[0]
 
 # %% ../../nbs/05_mosaic/28_orientation.ipynb #72656720
+STANDS_OUT, LEAST_FIT = 2.5, 16.0  # times the median fit of all orientations; standard deviations
+
+
+def _weigh(answers: dict[tuple[int, int], list[tuple[bool, float]]]) -> OrientationEvidence:
+    """A pair agrees by its patches, or because its overlap fits far better than most."""
+    fits = [fit for found in answers.values() for _, fit in found]
+    bar = max(LEAST_FIT, STANDS_OUT * float(np.median(fits))) if fits else np.inf
+    compared, agreeing = np.zeros((8, 2), int), np.zeros((8, 2), int)
+    for k, found in answers.items():
+        compared[k] = len(found)
+        agreeing[k] = sum(agree or fit > bar for agree, fit in found)
+    return OrientationEvidence(compared, agreeing)
+
+# %% ../../nbs/05_mosaic/28_orientation.ipynb #44145b81
 def find_orientation(
     read: Read, stage_um: NDArray[Any], pixel_um: tuple[float, float], shape: tuple[int, int], reach_px: float,
     most_tiles: int = 100, most_pairs: int = 12,
@@ -131,13 +156,12 @@ def find_orientation(
         raise BadInput(
             "no tiles overlap, whichever way the stage's axes lie", field="stage_x_um, stage_y_um"
         )
-    compared, agreeing = np.zeros((8, 2), int), np.zeros((8, 2), int)
-    evidence = OrientationEvidence(compared, agreeing)
+    answers: dict[tuple[int, int], list[tuple[bool, float]]] = {k: [] for k in np.ndindex(8, 2)}
     for turn in range(0, most_pairs, 3):
-        for k, kind in np.ndindex(8, 2):
-            answers = [look.agree(p) for p in queues[k][kind][turn : turn + 3]]
-            compared[k, kind] += sum(x is not None for x in answers)
-            agreeing[k, kind] += sum(x is True for x in answers)
+        for k, found in answers.items():
+            seen = [look.judge(p) for p in queues[k[0]][k[1]][turn : turn + 3]]
+            found += [x for x in seen if x is not None]
+        evidence = _weigh(answers)
         if evidence.clear(4):
             break
     return evidence
