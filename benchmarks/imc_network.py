@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from imc_pictures import side_by_side
 
 MEMBRANES = ["CD45", "ECadherin", "panCK", "Vimentin"]
 METHODS = ("network", "classical")
@@ -149,37 +150,14 @@ def nothing() -> list[str]:
     return lines
 
 
-def picture(
-    file: Path, title: str, data: np.ndarray, found: dict[str, Any], nuclear: int, rest
-) -> None:
-    """Both methods' outlines over the same counts."""
-    import matplotlib.pyplot as plt
-
-    from imaxt_nb.cells.plots import CELL_COLOUR, NUCLEUS_COLOUR, composite, outlines
-
-    plain = composite(data[nuclear], [data[c] for c in rest])
-    fig, axes = plt.subplots(1, len(found) + 1, figsize=(5 * len(found) + 5, 5.3))
-    for ax, (name, labels) in zip(axes, [("counts", None), *found.items()], strict=True):
-        shown = plain.repeat(4, 0).repeat(4, 1)
-        if labels is not None:
-            for part, colour in ((labels.cells, CELL_COLOUR), (labels.nuclei, NUCLEUS_COLOUR)):
-                shown[outlines(part.repeat(4, 0).repeat(4, 1))] = colour
-        ax.imshow(shown)
-        ax.set_title(f"{title}: {name}", fontsize=9)
-        ax.set_axis_off()
-    fig.tight_layout()
-    fig.savefig(file, dpi=70)
-    plt.close(fig)
-
-
 def pictures(folder: Path) -> None:
     """Real pancreas crops, and the hardest conditions, both methods side by side; nothing is scored."""
     import tifffile
 
     from imaxt_nb.cells.parameters import SegmentParameters
+    from imaxt_nb.cells.plots import composite
     from imaxt_nb.cells.preprocess import remove_hot_pixels
     from imaxt_nb.cells.segment import METHODS as FUNCTIONS
-    from imaxt_nb.cells.segment import Found
 
     folder.mkdir(parents=True, exist_ok=True)
     cases = []
@@ -198,10 +176,9 @@ def pictures(folder: Path) -> None:
         )
     for name, data, nuclear, rest in cases:
         planes = (data[nuclear], [data[c] for c in rest], (1.0, 1.0))
-        found = {m: Found(*FUNCTIONS[m](*planes, SegmentParameters(method=m))) for m in METHODS}
-        picture(
-            folder / f"imc_{name.split(' ')[0].strip(',')}.png", name, data, found, nuclear, rest
-        )
+        found = {m: FUNCTIONS[m](*planes, SegmentParameters(method=m))[:2] for m in METHODS}
+        plain = composite(data[nuclear], [data[c] for c in rest])
+        side_by_side(folder / f"imc_{name.split(' ')[0].strip(',')}.png", name, plain, found)
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from imc_pictures import side_by_side
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 GAP_PX = 16  # between what is trained on and what is held out
@@ -116,28 +117,15 @@ def agreement(images: list[Any], models: list[str]) -> list[str]:
 
 def picture(file: Path, image: Any, models: list[str], window: int = 120) -> None:
     """The middle of an image: their masks, then each model's nuclei (cyan) and cells (yellow)."""
-    import matplotlib.pyplot as plt
-
-    from imaxt_nb.cells.plots import CELL_COLOUR, NUCLEUS_COLOUR, composite, outlines
+    from imaxt_nb.cells.plots import composite
 
     y, x = (max(0, (n - window) // 2) for n in image.nuclear.shape)
     part = np.s_[y : y + window, x : x + window]
     plain = composite(image.nuclear, list(image.membranes))[part]
     none = np.zeros(image.nuclear.shape, int)
     theirs = tuple(none if a is None else a.astype(int) for a in (image.nuclei, image.cells))
-    shown = {"their masks": theirs} | {m: find(image, m) for m in models}
-    fig, axes = plt.subplots(1, len(shown) + 1, figsize=(5 * len(shown) + 5, 5.3))
-    for ax, (name, labels) in zip(axes, [("counts", None), *shown.items()], strict=True):
-        big = plain.repeat(4, 0).repeat(4, 1)
-        if labels is not None:
-            for a, colour in ((labels[1], CELL_COLOUR), (labels[0], NUCLEUS_COLOUR)):
-                big[outlines(a[part].repeat(4, 0).repeat(4, 1))] = colour
-        ax.imshow(big)
-        ax.set_title(f"{image.name}: {name[-24:]}", fontsize=9)
-        ax.set_axis_off()
-    fig.tight_layout()
-    fig.savefig(file, dpi=60)
-    plt.close(fig)
+    shown = {"their masks": theirs} | {m[-24:]: find(image, m) for m in models}
+    side_by_side(file, image.name, plain, {k: (n[part], c[part]) for k, (n, c) in shown.items()})
 
 
 def main() -> None:

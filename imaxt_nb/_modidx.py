@@ -1211,8 +1211,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'imaxt_nb.cells.edges._medians': ('08_cells/edges.html#_medians', 'imaxt_nb/cells/edges.py'),
                                       'imaxt_nb.cells.edges._whole': ('08_cells/edges.html#_whole', 'imaxt_nb/cells/edges.py'),
                                       'imaxt_nb.cells.edges.band_px': ('08_cells/edges.html#band_px', 'imaxt_nb/cells/edges.py'),
-                                      'imaxt_nb.cells.edges.edge_reach_px': ( '08_cells/edges.html#edge_reach_px',
-                                                                              'imaxt_nb/cells/edges.py'),
                                       'imaxt_nb.cells.edges.snap_edges': ('08_cells/edges.html#snap_edges', 'imaxt_nb/cells/edges.py'),
                                       'imaxt_nb.cells.edges.thresholds': ('08_cells/edges.html#thresholds', 'imaxt_nb/cells/edges.py')},
             'imaxt_nb.cells.map_examples': { 'imaxt_nb.cells.map_examples.SceneLike': ( '08_cells/map_examples.html#scenelike',

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter, shift
 
-from imaxt_nb.cells.edges import edge_reach_px, snap_edges
+from imaxt_nb.cells.edges import RING, band_px, snap_edges
 from imaxt_nb.cells.score import score
 from imaxt_nb.cells.synthetic import drawn_nuclei
 
@@ -64,13 +64,14 @@ def test_crowded_nuclei_without_surroundings_keep_their_polygons() -> None:
 
 
 def test_a_part_of_the_image_gives_the_same_edges() -> None:
-    """With `edge_reach_px` of margin: what slides need to be painted in blocks."""
+    """An edge depends on the image near its nucleus only: what slides need to be painted in blocks."""
     rng = np.random.default_rng(5)
     image, truth = drawn_nuclei(rng, (260, 260), 20)
     image = image + rng.normal(0, 0.03, image.shape)
     polygons = shift(truth, (1, -1), order=0)
     whole = snap_edges(image, polygons, 20, 0.03)
-    far = edge_reach_px(20) + 45  # a nucleus that starts in the core may be this long
+    reach = int(np.ceil(2 * band_px(20) + RING * 20)) + 4
+    far = reach + 45  # a nucleus that starts in the core may be this long
     part = snap_edges(image[60:220, 50:210], polygons[60:220, 50:210], 20, 0.03)
     core = (slice(far, 160 - far), slice(far, 160 - far))
     assert (whole != polygons).any()

@@ -5,6 +5,7 @@
 # %% ../../nbs/11_analysis/05_cluster.ipynb #3183e63b
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +29,21 @@ __all__ = ['FEWEST', 'MOSTLY_REGIONS', 'neighbour_graph', 'layout', 'by_size', '
 
 # %% ../../nbs/11_analysis/05_cluster.ipynb #31130ed9
 def _scanpy() -> Any:
-    """scanpy, without what the import of umap says of progress bars."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import scanpy
-        import umap  # noqa: F401
+    """scanpy, with umap imported quietly.
+
+    umap would import TensorFlow, for a variant that is not used here: half a gigabyte, and its start-up lines in the report.
+    """
+    spare = "umap" not in sys.modules and "tensorflow" not in sys.modules
+    if spare:
+        sys.modules["tensorflow"] = None  # type: ignore[assignment]  # as if it were not installed
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import scanpy
+            import umap  # noqa: F401
+    finally:
+        if spare:
+            del sys.modules["tensorflow"]
     return scanpy
 
 

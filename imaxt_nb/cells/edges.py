@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # %% auto #0
-__all__ = ['FALL', 'BAND', 'RING', 'MIN_RING_PX', 'SURE', 'band_px', 'edge_reach_px', 'thresholds', 'snap_edges']
+__all__ = ['FALL', 'BAND', 'RING', 'MIN_RING_PX', 'SURE', 'band_px', 'thresholds', 'snap_edges']
 
 # %% ../../nbs/08_cells/28_edges.ipynb #32b2851a
 FALL = 0.4  # of the way from the surroundings to the nucleus; 0.35 to 0.45 are alike on validation images
@@ -24,11 +24,6 @@ SURE = 3.0  # the threshold is this many standard deviations of the noise away f
 def band_px(diameter_px: float) -> float:
     """Half width of the band, in pixels."""
     return max(1.5, BAND * diameter_px / 2)
-
-
-def edge_reach_px(diameter_px: float) -> int:
-    """How far beyond a nucleus its edge depends on the image, in pixels."""
-    return int(np.ceil(2 * band_px(diameter_px) + RING * diameter_px)) + 4
 
 # %% ../../nbs/08_cells/28_edges.ipynb #3fc25493
 def _medians(plane: NDArray[np.float32], labels: NDArray[np.int32], n: int) -> NDArray[np.float64]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['REACHES_UM', 'STRETCH', 'FEWEST', 'STATUS', 'MAX_LOG10_CHANCE', 'RIVAL', 'mutual', 'sensible', 'Candidate', 'refine',
+__all__ = ['REACHES_UM', 'STRETCH', 'FEWEST', 'MAX_LOG10_CHANCE', 'RIVAL', 'mutual', 'sensible', 'Candidate', 'refine',
            'reach_of', 'chance_of', 'trials_of', 'SlideMatch', 'match_slide']
 
 # %% ../../nbs/07_federation/20_sections.ipynb #e5a543eb
@@ -139,7 +139,6 @@ def trials_of(stack: Stack, points: NDArray[Any]) -> float:
     return float(2 * shifts * max(1.0, 2 * np.pi * radius / 20.0) * max(1, len(stack.z_um) / 6))
 
 # %% ../../nbs/07_federation/20_sections.ipynb #c4e07478
-STATUS = ("matched", "ambiguous", "orphan", "too few beads")
 MAX_LOG10_CHANCE = -3.0
 RIVAL = 0.7  # a pose with this part of the best one's pairs is a rival
 
