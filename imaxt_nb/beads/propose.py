@@ -16,8 +16,8 @@ __all__ = ['PROBABLE', 'HIGH', 'RISE', 'basins', 'discs_of']
 
 # %% ../../nbs/06_beads/13_propose.ipynb #df365403
 PROBABLE, HIGH, RISE = (
-    0.5,
-    0.3,
+    0.35,
+    0.2,
     0.12,
 )  # of a bead's pixel; of its summit; of a summit over the saddle
 

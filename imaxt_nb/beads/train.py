@@ -175,15 +175,15 @@ class BeadTrainingParameters(Parameters):
     start_from: str = param(
         "", "weights to start from: a shipped name or a folder; none: from nothing"
     )
-    steps: int = param(1000, "updates of the weights", ge=1, le=1_000_000)
+    steps: int = param(4000, "updates of the weights", ge=1, le=1_000_000)
     batch: int = param(4, "fields an update", ge=1, le=256)
     patch_px: int = param(192, "side of a part of a field", ge=32, le=2048, multiple_of=16)
-    fields: int = param(240, "simulated fields", ge=1, le=100_000)
+    fields: int = param(800, "simulated fields", ge=1, le=100_000)
     filters: int = param(16, "of the first level of the network", ge=2, le=128)
     learning_rate: float = param(1.5e-3, "its peak", gt=0, le=1)
     precision: Literal["float32", "mixed_bfloat16"] = param("mixed_bfloat16", "of the computation")
     validate_fields: int = param(30, "fields that are held out", ge=1, le=10_000)
-    seed: int = param(0, "of fields, draws and first weights", ge=0)
+    seed: int = param(2, "of fields, draws and first weights", ge=0)
 
     @property
     def config(self) -> UNetConfig:
@@ -282,7 +282,7 @@ def ship_detector(
 
     kept = ("steps", "batch", "patch_px", "learning_rate", "precision", "seed", "start_from")
     card = ModelCard(
-        p.name, "1", "Proposes beads on a coarse image: probability, and depth in the disc.", p.config,
+        p.name, "2", "Proposes beads on a coarse image: probability, and depth in the disc.", p.config,
         object_px=2 * RADIUS_PX, pixel_um=COARSE_UM, normalisation={"levels": "beads.targets.PlaneLevels, and the mask of known pixels"},
         thresholds={"bead": PROBABLE, "summit": HIGH, "rise": RISE}, data=fields.about, licence="BSD-3-Clause",
         splits={"learn": fields.n_learn, "held out": fields.n_held_out},

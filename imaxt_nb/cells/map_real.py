@@ -165,15 +165,13 @@ def real_example(image: RealImage, patch_px: int, draw: np.random.Generator) -> 
 
 
 def real_examples(images: Sequence[RealImage]) -> Callable[[int, np.random.Generator], Batch]:
-    """A source of examples for `map_examples`: images marked `train`, larger ones more often."""
+    """A source of examples for `map_examples`: images marked `train`, each as often as any other."""
     chosen = [i for i in images if i.use == "train"]
     if not chosen:
         raise BadInput("real images", found=[i.name for i in images], expected="one to train with")
-    weight = np.sqrt([i.nuclear.size for i in chosen])
 
     def make(patch_px: int, draw: np.random.Generator) -> Batch:
-        k = int(draw.choice(len(chosen), p=weight / weight.sum()))
-        return real_example(chosen[k], patch_px, draw)
+        return real_example(chosen[int(draw.integers(len(chosen)))], patch_px, draw)
 
     return make
 

@@ -29,7 +29,7 @@ class SceneRanges:
     """Limits of what scenes and exposures vary. `log`: evenly in the logarithm."""
 
     pitch_um: Range = (0.5, 1.3)  # log; tissue under a pixel
-    density: Range = (0.03, 2.8)  # two thirds evenly, one third in the logarithm
+    density: Range = (0.02, 2.8)  # half evenly, half in the logarithm
     blur_px: Range = (0.3, 1.1)
     haze: Range = (0.0, 0.4)
     staining_sd: Range = (0.05, 0.35)
@@ -60,8 +60,8 @@ def _log(limits: Range, draw: np.random.Generator) -> float:
 
 
 def _density(limits: Range, draw: np.random.Generator) -> float:
-    """Two thirds evenly (so that most are crowded), one third in the logarithm."""
-    return _even(limits, draw) if draw.uniform() < 0.67 else _log(limits, draw)
+    """Half evenly (crowded ones are the hardest), half in the logarithm (in sparse ones haze looks like nuclei)."""
+    return _even(limits, draw) if draw.uniform() < 0.5 else _log(limits, draw)
 
 # %% ../../nbs/03_simulate/06_imc_scenes.ipynb #ac287a06
 def _markers(

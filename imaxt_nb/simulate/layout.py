@@ -106,7 +106,7 @@ def _push_apart(points: NDArray, spacing: NDArray, rounds: int) -> NDArray:
 
     p = points.copy()
     for _ in range(rounds):
-        i, j = cKDTree(p).query_pairs(float(spacing.max()), output_type="ndarray").T
+        i, j = cKDTree(p).query_pairs(float(spacing.max(initial=0)), output_type="ndarray").T
         d = p[i] - p[j]
         length = np.hypot(d[:, 0], d[:, 1]) + 1e-9
         lack = np.clip((spacing[i] + spacing[j]) / 2 - length, 0, None)

@@ -69,6 +69,8 @@ def _crowding(points: NDArray, kinds: NDArray[np.int64]) -> NDArray[np.float64]:
     """How much the radius of each nucleus is reduced by its neighbours: crowded cells are smaller."""
     from scipy.spatial import cKDTree
 
+    if len(points) < 2:
+        return np.ones(len(points))
     radius = np.array([s.radius_um for s in SHAPES.values()])[kinds]
     distance, _ = cKDTree(points).query(points, k=min(7, len(points)))
     room = distance[:, 1:].mean(axis=1)  # to the six nearest: the local spacing
