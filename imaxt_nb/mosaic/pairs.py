@@ -5,11 +5,13 @@
 # %% ../../nbs/05_mosaic/24_pairs.ipynb #17a6ab66
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .offsets import Offset, fine, sigma_for
+from .sparse import likeliest, sharpen
 from .search import Floats, Peak, Search, Spectrum, binned, search, spectrum
 from .strips import Strip
 
@@ -84,9 +86,25 @@ def measure_pair(
             return link
         first = first or link
     assert first is not None
+    if structure and not rich and first.significance >= floor:
+        return _second_look(a, b, fa, fb, plan, snr, first, floor)
     return first
 
 # %% ../../nbs/05_mosaic/24_pairs.ipynb #6970960b
+def _second_look(
+    a: Strip, b: Strip, fa: Spectrum, fb: Spectrum, plan: Search, snr: Floats, link: Link,
+    floor: float,
+) -> Link:  # fmt: skip
+    """A link that wasn't believed, looked for where nothing speaks against it."""
+    sigma, n = sigma_for(snr, plan.bins), plan.bins
+    away = np.array(a.origin) - np.array(b.origin)
+    for start in likeliest(fa.view, fb.view, plan, plan.centre(a, b)):
+        offset = _sharp(a, b, start * n + away, sigma, n)
+        if not reason_against(offset, link.significance, plan.expected, plan.reach, floor):
+            return replace(link, offset=offset, reason="")
+    return link
+
+
 def _refine(
     a: Strip, b: Strip, fa: Spectrum, fb: Spectrum, peak: Peak, plan: Search, snr: Floats,
     rich: bool,
@@ -102,25 +120,34 @@ def _refine(
     )
     if first.agreement + 4 * first.agreement_err < HOPELESS:
         return first
-    if n == 1 or sigma >= 2 * n:
-        sharp = first
+    if not rich:
+        sharp = _sharp(a, b, first.displacement, sigma, n)
     else:
-        sharp = _half(a, b, first.displacement, sigma, n, rich) or first
-    if sigma < TOLERANT and sharp.agreement + 1.5 * sharp.agreement_err < BENT:
-        wide = _half(a, b, sharp.displacement, TOLERANT, n, False)
+        sharp = first if n == 1 or sigma >= 2 * n else _half(a, b, first.displacement, sigma, n) or first
+    if sharp is not None and sigma < TOLERANT and sharp.agreement + 1.5 * sharp.agreement_err < BENT:
+        wide = _sharp(a, b, sharp.displacement, TOLERANT, n)
         return wide if wide is not None and wide.agreement > sharp.agreement else sharp
     return sharp
 
 
-def _half(a: Strip, b: Strip, start: Floats, sigma: float, n: int, rich: bool) -> Offset | None:
-    """`fine` at half the bins of the search: large tiles have more structure than a hundredth of a pixel asks for."""
-    m = max(1, n // 2)
+def _rescaled(a: Strip, b: Strip, m: int, measure: Callable[[Strip, Strip, Floats], Offset | None], start: Floats) -> Offset | None:
+    """An offset that is measured in bins of `m` px."""
     away = np.array(a.origin) - np.array(b.origin)
-    found = fine(binned(a, m), binned(b, m), (start - away) / m, max(1.0, sigma / m), rich=rich)
+    found = measure(binned(a, m), binned(b, m), (start - away) / m)
     if found is None:
         return None
-    at, wide = found.displacement * m + away, found.covariance * m**2
-    return replace(found, displacement=at, covariance=wide)
+    return replace(found, displacement=found.displacement * m + away, covariance=found.covariance * m**2)
+
+
+def _half(a: Strip, b: Strip, start: Floats, sigma: float, n: int) -> Offset | None:
+    """`fine` at half the bins of the search: large tiles have more structure than a hundredth of a pixel asks for."""
+    m = max(1, n // 2)
+    return _rescaled(a, b, m, lambda p, q, at: fine(p, q, at, max(1.0, sigma / m)), start)
+
+
+def _sharp(a: Strip, b: Strip, start: Floats, sigma: float, n: int) -> Offset | None:
+    m = max(1, n // 2)
+    return _rescaled(a, b, m, lambda p, q, at: sharpen(p, q, at, max(1.5, sigma / m)), start)
 
 # %% ../../nbs/05_mosaic/24_pairs.ipynb #4bbe9851
 BENT, TOLERANT = (

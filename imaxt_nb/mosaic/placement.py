@@ -55,7 +55,7 @@ class Placement:
     floor: float
 
 # %% ../../nbs/05_mosaic/27_placement.ipynb #67139084
-MODEL_SIGMA = 0.005  # how far scale, rotation and shear of a stage may be from what it claims: half a per cent, 0.3 degrees
+MODEL_SIGMAS = np.geomspace(1e-4, 5e-3, 9)  # how far scale, rotation and shear of a stage may be from what it claims
 FIRM_PX = 1.0  # a link whose error is larger doesn't make its tiles registered, though it helps to place them
 VAGUE_PX = 3.0  # along a direction where a link's error is larger, its covariance can't be trusted, and it says nothing
 GROSS = 6.0  # a link that misses the others by so many of its errors is left out
@@ -92,6 +92,24 @@ def _normal_matrix(n: int, tiles: Ints, w: Floats, diagonal: Floats) -> Any:
     )
 
 # %% ../../nbs/05_mosaic/27_placement.ipynb #27e520c0
+def _stage_model(information: Floats, score: Floats) -> tuple[Floats, Floats]:
+    """Mean and covariance of the stage model's departures from 1 (4,), averaged over how large they may be.
+
+    `information` (4, 4) and `score` (4,): least squares of the departures alone would be information^-1 score.
+    """
+    log, means, covariances = [], [], []
+    for sigma in MODEL_SIGMAS:
+        s = np.linalg.inv(information + np.eye(4) / sigma**2)
+        theta = s @ score
+        log.append(0.5 * (score @ theta + np.linalg.slogdet(s / sigma**2)[1]))
+        means.append(theta)
+        covariances.append(s + np.outer(theta, theta))
+    w = np.exp(np.array(log) - max(log))
+    w /= w.sum()
+    mean = w @ np.array(means)
+    return mean, np.tensordot(w, np.array(covariances), 1) - np.outer(mean, mean)
+
+
 def _solve(links: Links, w: Floats, stage: Floats, precision: Floats) -> _Solution:
     """Least squares with link weights `w` (m, 2, 2) and precisions of the stage's positions (n, 2)."""
     n = len(stage)
@@ -112,12 +130,9 @@ def _solve(links: Links, w: Floats, stage: Floats, precision: Floats) -> _Soluti
     factor = BlockTridiagonal(k)
     y = factor.solve(np.column_stack([b, g]))
     response, x0 = y[:, :4], y[:, 4]
-    s = np.linalg.inv(-d.T @ b + np.eye(4) / MODEL_SIGMA**2 - b.T @ response)
-    theta = s @ (b.T @ stage.ravel() - b.T @ x0)
+    theta, s = _stage_model(-d.T @ b - b.T @ response, b.T @ (stage.ravel() - x0))
     x = x0 - response @ theta
-    return _Solution(
-        x.reshape(-1, 2), np.eye(2) + theta.reshape(2, 2), factor, response, np.asarray(s, float)
-    )
+    return _Solution(x.reshape(-1, 2), np.eye(2) + theta.reshape(2, 2), factor, response, s)
 
 # %% ../../nbs/05_mosaic/27_placement.ipynb #259ec9df
 def _scatter(values: Floats) -> Floats:
