@@ -170,10 +170,7 @@ def climb(a: Strip, b: Strip, start: Floats, sigma: float, steps: int) -> Place 
 
 # %% ../../nbs/05_mosaic/22_offsets.ipynb #8b311673
 def fine(a: Strip, b: Strip, start: Floats, sigma: float, steps: int = 6) -> Offset | None:
-    """The offset near a displacement `start` that is right within twice as many px as `steps`; None if there is no peak.
-
-    The overlaps' edges have no say: for overlaps that are full of structure.
-    """
+    """The offset near a displacement `start` that is right within twice as many px as `steps`; None if there is no peak."""
     for blur in (sigma, 2 * sigma):
         place = climb(a, b, start, blur, steps)
         if place is not None:
