@@ -141,7 +141,7 @@ def _scene(v: Pixels, w: Pixels, sigma: float, inner: Any) -> _Scene:
     if w.min() < 1:
         soft /= np.maximum(ndi.gaussian_filter(w, sigma, truncate=3), 1e-3)
     slopes = [_less_local(g[inner]) for g in np.gradient(soft)]
-    return _Scene(_less_local(soft[inner]), np.stack(slopes))
+    return _Scene(_less_local(soft[inner]), np.asarray(np.stack(slopes), np.float32))
 
 # %% ../../nbs/05_mosaic/24_sparse.ipynb #2966c4ed
 GAIN_ERROR, SLOPE = 0.1, 0.1  # of one tile against the other; its change over 100 px
@@ -171,11 +171,11 @@ class _Normal:
 def _across(weight: Pixels) -> list[Pixels]:
     """Rows and columns in units of 100 px from where the weight is."""
     total = max(float(weight.sum()), 1e-9)
-    out = []
+    out = list[Pixels]()
     for axis, n in enumerate(weight.shape):
         t = np.arange(n, dtype=np.float32) / 100
         t -= np.float32(weight.sum(axis=1 - axis) @ t / total)
-        out.append(t[:, None] if axis == 0 else t[None])
+        out.append(np.asarray(t[:, None] if axis == 0 else t[None], np.float32))
     return out
 
 
@@ -200,7 +200,7 @@ def _normal(a: Strip, b: Strip, at: Slices, c: int, sigma: float, rest: Floats |
     noise = np.square([a.noise[c], b.noise[c]], dtype=float)
     weight = _weighed(both, scenes, noise, sigma)
     flat, across = weight.ravel(), _across(weight)
-    x = (scenes[0].columns(across) + scenes[1].columns(across)) / 2
+    x = np.asarray((scenes[0].columns(across) + scenes[1].columns(across)) / 2, np.float32)
     cross = (sharp[0].columns(across) * flat) @ sharp[1].columns(across).T
     n = np.asarray(cross + cross.T, float) / 2
     gains = np.arange(2, 5)
@@ -219,7 +219,7 @@ def _solve(parts: list[_Normal]) -> tuple[Floats, Floats] | None:
         v += k.project @ k.y / k.noise
     if np.linalg.eigvalsh(h)[0] <= 0:
         return None
-    return np.linalg.solve(h, v), h
+    return np.asarray(np.linalg.solve(h, v), float), h
 
 # %% ../../nbs/05_mosaic/24_sparse.ipynb #7a675f53
 def sharpen(a: Strip, b: Strip, start: Floats, sigma: float, steps: int = 8) -> Offset | None:
