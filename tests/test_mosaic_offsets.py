@@ -279,4 +279,4 @@ def test_real_tma_closes(shared_data: Path) -> None:
     ]
     assert found.accepted.all() and len(loops) == 6
     assert not any(k.accepted for k in found.chance)
-    assert np.median(np.hypot(*np.array(loops).T)) < 1.5
+    assert np.median(np.hypot(*np.array(loops).T)) < 1.0

@@ -124,8 +124,16 @@ def _refine(
         sharp = _half(a, b, first.displacement, sigma, n) or first
     if sharp is None or sigma >= TOLERANT or sharp.agreement + 1.5 * sharp.agreement_err >= BENT:
         return sharp
-    wide = _sharp(a, b, sharp.displacement, TOLERANT, n)
-    return wide if wide is not None and wide.agreement > sharp.agreement else sharp
+    return _tolerant(a, b, sharp, n)
+
+# %% ../../nbs/05_mosaic/25_pairs.ipynb #d736148b
+def _tolerant(a: Strip, b: Strip, found: Offset, n: int) -> Offset:
+    """The offset of the whole overlap, blurred, if it agrees better so: judged without the borders, placed with them."""
+    wide = _half(a, b, found.displacement, TOLERANT, n)
+    if wide is None or wide.agreement <= found.agreement:
+        return found
+    best = _sharp(a, b, wide.displacement, TOLERANT, n) or wide
+    return replace(wide, displacement=best.displacement, covariance=best.covariance)
 
 # %% ../../nbs/05_mosaic/25_pairs.ipynb #9e8026cb
 def _unbinned(found: Offset, n: int, away: Floats) -> Offset:
