@@ -96,12 +96,12 @@ def _second_look(
     """A link that wasn't believed, looked for where nothing speaks against it; its signal is its significance."""
     sigma, n = sigma_for(snr, plan.bins), plan.bins
     away = np.array(a.origin) - np.array(b.origin)
-    for start in likeliest(fa.view, fb.view, plan, plan.centre(a, b)):
-        offset = _sharp(a, b, start * n + away, sigma, n)
-        shown = 0.0 if offset is None else offset.signal
-        if not reason_against(offset, shown, plan.expected, plan.reach, LEAST_SIGNIFICANCE):
-            return Link(offset, shown, True, "")
-    return link
+    start = likeliest(fa.view, fb.view, plan, plan.centre(a, b))
+    offset = None if start is None else _sharp(a, b, start * n + away, sigma, n)
+    shown = 0.0 if offset is None else offset.signal
+    if reason_against(offset, shown, plan.expected, plan.reach, LEAST_SIGNIFICANCE):
+        return link
+    return Link(offset, shown, True, "")
 
 # %% ../../nbs/05_mosaic/25_pairs.ipynb #6b2d8737
 def _refine(

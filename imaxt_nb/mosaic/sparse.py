@@ -25,8 +25,8 @@ from imaxt_nb.mosaic.search import (
 from .strips import Pixels, Strip
 
 # %% auto #0
-__all__ = ['MISMATCH', 'BLOCK', 'MARGIN_PX', 'LEAST_SHARE', 'Slices', 'GAIN_ERROR', 'SLOPE', 'likeliest', 'content_box',
-           'sharpen']
+__all__ = ['MISMATCH', 'BLOCK', 'MARGIN_PX', 'LEAST_SHARE', 'Slices', 'GAIN_ERROR', 'SLOPE', 'ASTRAY_PX', 'likeliest',
+           'content_box', 'sharpen']
 
 # %% ../../nbs/05_mosaic/24_sparse.ipynb #21bd98d1
 MISMATCH = 10.0  # lambda
@@ -49,8 +49,8 @@ def _above_background(view: Strip) -> Pixels:
     return np.asarray(ndi.gaussian_filter(out, (0, COARSE_BLUR, COARSE_BLUR), truncate=3))
 
 # %% ../../nbs/05_mosaic/24_sparse.ipynb #8108d609
-def likeliest(a: Strip, b: Strip, plan: Search, centre: NDArray[np.int_]) -> list[Floats]:
-    """Displacements in bins, the likeliest first, where binned strips show the same and neither what the other lacks."""
+def likeliest(a: Strip, b: Strip, plan: Search, centre: NDArray[np.int_]) -> Floats | None:
+    """The displacement in bins where binned strips share most and differ least; None if nowhere the one outweighs the other."""
     total: Any = np.float32(0)
     one, two = _above_background(a), _above_background(b)
     wa, wb = (
@@ -64,7 +64,9 @@ def likeliest(a: Strip, b: Strip, plan: Search, centre: NDArray[np.int_]) -> lis
         against = power / 2 - noise * fwa * fwb.conj()
         total = total + ((1 + MISMATCH) * fp * fq.conj() - MISMATCH * against) / noise
     z = sf.irfft2(total, plan.shape)
-    return [k.displacement for k in find_peaks(z, centre, plan.reach // plan.bins + 1, most=2)]
+    peak = find_peaks(z, centre, plan.reach // plan.bins + 1, most=1)[0]
+    at = np.round(peak.displacement).astype(int) % np.array(z.shape)
+    return None if peak.at_limit or z[tuple(at)] <= 0 else peak.displacement
 
 # %% ../../nbs/05_mosaic/24_sparse.ipynb #db70ef7a
 MARGIN_PX, LEAST_SHARE = 31, 0.3
@@ -145,6 +147,7 @@ def _scene(v: Pixels, w: Pixels, sigma: float, inner: Any) -> _Scene:
 
 # %% ../../nbs/05_mosaic/24_sparse.ipynb #2966c4ed
 GAIN_ERROR, SLOPE = 0.1, 0.1  # of one tile against the other; its change over 100 px
+ASTRAY_PX = 8.0  # from the start
 
 
 @dataclass(frozen=True)
@@ -242,6 +245,8 @@ def sharpen(a: Strip, b: Strip, start: Floats, sigma: float, steps: int = 8) -> 
         if left is not None and np.abs(rest).max() < 0.2:
             return _describe(base + rest, rest, h, parts, sigma)
         at = base + np.clip(rest, -2, 2)
+        if np.abs(at - start).max() > ASTRAY_PX:
+            return None
         left = at - np.round(at) if np.abs(rest).max() < 0.75 else None
     return None
 
