@@ -74,7 +74,7 @@ def test_what_all_links_are_wrong_by_together_is_in_the_errors() -> None:
     known = np.diag(np.r_[np.full(10, 0.1), 0.05, 0.05, np.full(10, 0.1), 0.05, 0.05] ** 2)
     bend = polynomial(np.zeros((2, 10)), (1000, 1000), covariance=known)
     pulls, blind = [], []
-    for seed in range(20):
+    for seed in range(12):
         draw = np.random.default_rng(seed)
         nominal, pairs = grid(5, 5)
         true = nominal + draw.normal(0, 8, (25, 2))
@@ -135,6 +135,21 @@ def test_tiles_without_links_and_islands_stay_with_the_stage() -> None:
         assert np.abs(p.stage_error - 6).max() < 2.5
     assert 0.4 < np.sqrt(np.mean(np.square(alone))) < 1.8
     assert np.mean(away) < 3 * 6
+
+
+@pytest.mark.parametrize(("scale", "most"), [(0.0, 1.03), (0.006, 0.8)])
+def test_a_true_stage_is_believed_and_a_wrong_one_corrected(scale: float, most: float) -> None:
+    """Tiles without links, r.m.s. against what the stage itself would make of them."""
+    nominal, pairs = grid(6, 6)
+    inner = ((nominal // 900 > 0) & (nominal // 900 < 5)).all(axis=1)
+    ours, stage = [], []
+    for seed in range(12):
+        true = nominal * (1 + scale) + np.random.default_rng(seed).normal(0, 8, (36, 2))
+        p = place(measured(true, pairs[inner[pairs].all(axis=1)], 0.03, 0.03, seed), nominal, 10)
+        for places, out in ((p.position, ours), (nominal, stage)):
+            miss = places - true
+            out.append((miss - np.median(miss[inner], axis=0))[~inner])
+    assert np.std(ours) < most * np.std(stage)
 
 
 def test_a_link_along_a_rim_says_nothing_of_the_other_direction() -> None:

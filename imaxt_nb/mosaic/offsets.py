@@ -169,48 +169,16 @@ def climb(a: Strip, b: Strip, start: Floats, sigma: float, steps: int) -> Place 
     return None
 
 # %% ../../nbs/05_mosaic/22_offsets.ipynb #8b311673
-def _unbiased(a: Strip, b: Strip, place: Place, sigma: float) -> tuple[Place, Floats]:
-    """The place where the rest vanishes, and what the covariance has to be multiplied with from both sides."""
-    stretch: Floats = np.eye(2)
-    for _ in range(3):
-        slopes = []
-        for step in np.eye(2, dtype=int):
-            at = matching(a, b, place.whole + step)
-            rest = summit(_combined(_bands(a, b, at, sigma))) if at else np.full(2, np.nan)
-            slopes.append(place.rest - rest)
-        slope = np.stack(slopes, axis=1)
-        if not np.isfinite(slope).all() or np.linalg.svd(slope)[1][-1] < 0.2:
-            return place, 5 * stretch
-        stretch = np.asarray(np.linalg.inv(slope), np.float64)
-        rest = stretch @ place.rest
-        step = np.round(rest).astype(int)
-        if not step.any() or np.abs(step).max() > 8:
-            break
-        moved = climb(a, b, (place.whole + step).astype(float), sigma, 1)
-        if moved is None:
-            break
-        place = moved
-    return Place(place.whole, np.clip(rest, -8, 8), place.bands), stretch @ stretch
-
-
-def fine(
-    a: Strip, b: Strip, start: Floats, sigma: float, steps: int = 6, rich: bool = False
-) -> Offset | None:
-    """The offset near a displacement `start` that is right within twice as many px as `steps`; None if there is no peak.
-
-    `rich`: the overlap is full of structure, and its edges have no say.
-    """
+def fine(a: Strip, b: Strip, start: Floats, sigma: float, steps: int = 6) -> Offset | None:
+    """The offset near a displacement `start` that is right within twice as many px as `steps`; None if there is no peak."""
     for blur in (sigma, 2 * sigma):
         place = climb(a, b, start, blur, steps)
         if place is not None:
-            stretch: Floats = np.eye(2)
-            if not rich:
-                place, stretch = _unbiased(a, b, place, blur)
-            return _describe(place, stretch, blur)
+            return _describe(place, blur)
     return None
 
 # %% ../../nbs/05_mosaic/22_offsets.ipynb #bb6e09cd
-def _describe(place: Place, stretch: Floats, sigma: float) -> Offset | None:
+def _describe(place: Place, sigma: float) -> Offset | None:
     """Covariance and agreement at the peak, channels added by their noise."""
     rest = np.clip(place.rest, -LAGS, LAGS)
     information, scores = np.zeros((2, 2)), np.zeros((2, 2))
@@ -240,10 +208,10 @@ def _describe(place: Place, stretch: Floats, sigma: float) -> Offset | None:
     values = np.linalg.eigvalsh(information)
     if values[0] <= 0 or both <= 0:
         return None
-    inverse = stretch @ np.linalg.inv(information)
+    inverse = np.linalg.inv(information)
     return Offset(
         place.whole + place.rest,
-        inverse @ scores @ inverse.T,
+        inverse @ scores @ inverse,
         together / both,
         float(np.sqrt(error)) / both,
         excess / structure,

@@ -30,10 +30,18 @@ from imaxt_nb.mosaic.orientation import (
     the_orientation,
 )
 from .placement import Links, Placement, place
-from .planes import links_of, planes_agree, together
 from .register import register_widening
 from .strips import Stabiliser, find_stabiliser
-from .tile_tables import SectionPlaces, from_json, link_rows, tile_rows, to_json
+from imaxt_nb.mosaic.tile_tables import (
+    SectionPlaces,
+    from_json,
+    link_rows,
+    links_of,
+    planes_agree,
+    tile_rows,
+    to_json,
+    together,
+)
 from ..sample.places import exists, join, read_json, save_json
 from ..sample.store import Sample
 from ..sample.tiles import RawTiles, TileSection, read_whole

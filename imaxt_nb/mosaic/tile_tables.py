@@ -6,18 +6,54 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from .placement import Placement
+from .distortion import Distortion
+from .placement import Links, Placement
 from .register import Registered
 from .search import Floats
 from ..sample.tiles import TileSection
 
 # %% auto #0
-__all__ = ['MEASURES', 'SectionPlaces', 'tile_rows', 'link_rows', 'to_json', 'from_json']
+__all__ = ['MEASURES', 'links_of', 'planes_agree', 'together', 'SectionPlaces', 'tile_rows', 'link_rows', 'to_json', 'from_json']
+
+# %% ../../nbs/05_mosaic/30_tile_tables.ipynb #100969de
+def links_of(r: Registered, use: NDArray[np.bool_], d: Distortion | None = None) -> Links:
+    """The links of the pairs to `use` (m,), as placement takes them, with what the error of a distortion does to all of them."""
+    chosen = [k.offset for k, u in zip(r.links, use, strict=True) if u and k.offset is not None]
+    if not chosen:
+        return Links(np.zeros((0, 2), int), np.zeros((0, 2)), np.zeros((0, 2, 2)))
+    at, v = (np.array([getattr(o, n) for o in chosen]) for n in ("displacement", "covariance"))
+    common = None if d is None else np.stack([d.common_modes(x) for x in at])
+    return Links(r.pairs[use], at, v, common)
+
+
+def planes_agree(found: list[Registered]) -> bool | None:
+    """Whether the planes' offsets are the same within their errors; None if too few were found in two planes."""
+    pulls = []
+    for p, q in pairwise(found):
+        for a, b in zip(p.links, q.links, strict=True):
+            if a.accepted and b.accepted and a.offset and b.offset:
+                d = a.offset.displacement - b.offset.displacement
+                v = a.offset.covariance + b.offset.covariance + 0.05**2 * np.eye(2)
+                pulls.append(float(d @ np.linalg.solve(v, d)))
+    return None if len(pulls) < 4 else bool(np.median(pulls) < 9)
+
+
+def together(links: list[Links]) -> Links:
+    """The planes' links as one set; a pair may be in it several times."""
+    common = [k.common for k in links if k.common is not None]
+    return Links(
+        np.concatenate([k.tiles for k in links]),
+        np.concatenate([k.displacement for k in links]),
+        np.concatenate([k.covariance for k in links]),
+        None if not common else np.concatenate(common),
+    )
 
 # %% ../../nbs/05_mosaic/30_tile_tables.ipynb #fa8c0e4d
 @dataclass(frozen=True)
