@@ -68,6 +68,7 @@ def spilled(data: np.ndarray, region: Any, draw: np.random.Generator) -> np.ndar
 CONDITIONS = (
     Condition("as usual"),
     Condition("sparse (density 0.1)", {"density": 0.1}),
+    Condition("very sparse (density 0.03)", {"density": 0.03}),
     Condition("crowded (density 2)", {"density": 2.0}),
     Condition("very crowded (density 2.5)", {"density": 2.5}),
     Condition("dim (a tenth of the counts)", {}, {"brightness": 0.1}),
@@ -163,7 +164,7 @@ def pictures(folder: Path) -> None:
     cases = []
     for file in sorted((HERE / "imc_pancreas_crops" / "inst" / "extdata").glob("*_imc.tiff")):
         cases.append((file.name[:3], remove_hot_pixels(tifffile.imread(file))[0], 0, [4]))
-    for k in (2, 4, 6, 8):
+    for k in (1, 3, 5, 7, 9):
         region, data, _ = make(CONDITIONS[k], 120.0, 100)
         rest = [channel(region, m) for m in MEMBRANES]
         cases.append(

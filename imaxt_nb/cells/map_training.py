@@ -42,8 +42,8 @@ class MapTrainingParameters(Parameters):
     start_from: str = param("", "model to begin with, shipped or a folder; empty: from nothing")
     real: str = param("", "table (CSV) of real images with masks, see cells.map_real; empty: none")
     real_share: float = param(0.1, "of the examples, where there are real images", ge=0, le=0.9)
-    steps: int = param(4800, "steps of the training", ge=1)
-    scenes: int = param(600, "scenes to learn from", ge=1)
+    steps: int = param(7000, "steps of the training", ge=1)
+    scenes: int = param(800, "scenes to learn from", ge=1)
     batch: int = param(4, "examples a step", ge=1, le=64)
     patch_px: int = param(192, "side of an example", unit="px", ge=32, le=288, multiple_of=8)
     filters: int = param(16, "of the first level", ge=4, le=64)
@@ -148,7 +148,7 @@ def map_card(
     """The card of a trained model, before its digest is known."""
     return ModelCard(
         name=name,
-        version="2",
+        version="3",
         task="Probability maps of background, nucleus and cytoplasm, depth in the nucleus and borders between "
         "cells, from a nuclear channel and the sum of the membrane channels of imaging mass cytometry.",
         config=map_config(p.filters),

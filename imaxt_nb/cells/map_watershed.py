@@ -53,12 +53,12 @@ def nuclei_from_maps(
     maps: Maps,
     pixel_um: Pitch = (1.0, 1.0),
     *,
-    threshold: float = 0.45,
+    threshold: float = 0.4,
     seed_sigma_um: float = 0.8,
     seed_saddle: float = 0.92,
     min_area_um2: float = 10.0,
     max_area_um2: float = 400.0,
-    min_confidence: float = 0.7,
+    min_confidence: float = 0.6,
 ) -> NDArray[np.int32]:
     """Nuclei 1..n (y, x). Dropped are objects outside the areas, or of a mean probability below `min_confidence`."""
     from skimage.segmentation import watershed

@@ -23,7 +23,7 @@ class SegmentParameters(Parameters):
     method: Literal["network", "classical"] = param("network", "how nuclei and cells are found")
     model: str = param("imc", "network: the shipped model, or the folder of another")
     nucleus_threshold: float = param(
-        0.45, "network: a nucleus where its probability is above", gt=0, lt=1
+        0.4, "network: a nucleus where its probability is above", gt=0, lt=1
     )
     cell_threshold: float = param(
         0.5, "network: a cell where nucleus or cytoplasm have a probability above", gt=0, lt=1
@@ -35,7 +35,7 @@ class SegmentParameters(Parameters):
         0.92, "network: two peaks are one nucleus if the depth between them is above this share", gt=0, lt=1
     )  # fmt: skip
     min_confidence: float = param(
-        0.7, "network: nuclei of a lower mean probability are dropped", ge=0, lt=1
+        0.6, "network: nuclei of a lower mean probability are dropped", ge=0, lt=1
     )
     reach_um: float = param(
         10.0, "network: furthest that a cell reaches from its nucleus", unit="um", gt=0, le=100
