@@ -166,7 +166,8 @@ def most_structured(tiles: TileChoice, live: list[int]) -> int:
 
     def told(c: int) -> float:
         some = (finite(tiles.read(i, c)) for i in tiles.choose(c, 8))
-        return float(np.mean([_sharpness(side) for image in some for side in _sides(image)]))
+        seen = [_sharpness(side) for image in some for side in _sides(image)]
+        return float(np.sqrt(seen).mean())  # much in many places, not most in a few
 
     return max(live, key=told) if len(live) > 1 else live[0]
 
@@ -178,12 +179,12 @@ def _sides(image: Floats) -> list[Floats]:
 
 
 def _sharpness(image: Floats, fine: float = 1.5) -> float:
-    """Power of the gradients that registration uses, over that of their noise (which second differences show)."""
+    """Power of the gradients that registration uses, in excess of that of their noise (which second differences show), over it."""
     root = np.sqrt(np.maximum(image, 0) + 1)
     second = root[:, :-2] - 2 * root[:, 1:-1] + root[:, 2:]
     noise = (1.4826 * float(np.median(np.abs(second)))) ** 2 / 6
     power = float(np.mean(np.square(np.gradient(band(image, fine, 2 * int(12 * fine) + 1)))))
-    return power / (noise / (8 * np.pi * fine**4) + 1e-9)
+    return max(power / (noise / (8 * np.pi * fine**4) + 1e-9) - 1, 0.0)
 
 # %% ../../nbs/05_mosaic/16_calibrate_choice.ipynb #0138cd49
 def find_distortion(sample: Any, text: str, modality: str) -> Distortion:

@@ -97,7 +97,8 @@ def robust_mean(bands: Floats, use: Floats, window: int, rounds: int = 3) -> Flo
 def keep_signal(
     one: Floats, two: Floats, window: int, strictness: float = 1.5
 ) -> tuple[Floats, Floats]:
-    """What two independent halves (h, w) agree on, and the variance of its error: noise that is let in, signal that is left out.
+    """What two independent halves (h, w) agree on, and an estimate of the variance of its error: noise that is
+    let in, signal that is left out (its mean is meant: at a place it may be negative).
 
     Wiener's filter with local powers: of the mean, and of half the difference, which is noise. What exceeds the noise
     by less than `strictness` times the scatter of such powers is no signal.
@@ -108,7 +109,7 @@ def keep_signal(
     doubt = strictness * noise * np.sqrt(2 / independent)
     signal = np.maximum(power - noise - doubt, 0)
     share = signal / (power + np.float32(1e-20))
-    return mean * share, noise * share**2 + np.maximum(power - noise, 0) * (1 - share) ** 2
+    return mean * share, noise * share**2 + (power - noise) * (1 - share) ** 2
 
 # %% ../../nbs/05_mosaic/05_flat.ipynb #0ce02c94
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def stack_flat(
         use.mean((1, 2), keepdims=True), 1e-6
     )
     logs *= use
-    found, variance = _by_scale(logs, use, window)
+    found, variance = _by_scale(logs, use, window, 2 if known is None else 8)
     if known is not None:
         found = _without(found, known, use.any(axis=0))
     return StackFlat(found + begin - lines, columns, rows, float(np.sqrt(variance)))
@@ -167,10 +168,9 @@ def logarithms(bins: Floats) -> tuple[Floats, Floats]:
     return np.log(np.where(use, bins, 1)).astype(np.float32), use.astype(np.float32)
 
 # %% ../../nbs/05_mosaic/05_flat.ipynb #36f08ba1
-def _by_scale(logs: Floats, use: Floats, window: int) -> tuple[Floats, float]:
-    """The sum of the bands that both halves of the tiles agree on, and the variance of its noise."""
+def _by_scale(logs: Floats, use: Floats, window: int, least: int) -> tuple[Floats, float]:
+    """The sum of the bands that both halves of the tiles agree on, and the variance of the error of those of `least` bins a side."""
     bands: list[tuple[Floats, Floats]] = []
-    variance = 0.0
     while min(logs.shape[-2:]) > 4:
         share = _halve(use)
         coarse = np.asarray(_halve(logs * use) / np.maximum(share, 1e-3), np.float32)
@@ -179,13 +179,14 @@ def _by_scale(logs: Floats, use: Floats, window: int) -> tuple[Floats, float]:
         bands.append(keep_signal(halves[0], halves[1], window))
         logs, use = coarse, share * (share > 0.25)
     halves = [robust_mean(logs[i::2], use[i::2], 2 * window) for i in (0, 1)]
-    total, noise = keep_signal(
+    total, wrong = keep_signal(
         halves[0] - halves[0].mean(), halves[1] - halves[1].mean(), 2 * window
     )
-    variance += float(noise.mean())
-    for band, noise in bands[::-1]:
+    errors = [wrong]
+    for band, wrong in bands[::-1]:
         total = stretch(total, (band.shape[0], band.shape[1])) + band
-        variance += float(noise.mean())
+        errors.append(wrong)
+    variance = sum(max(float(e.mean()), 0.0) for e in errors if min(e.shape) >= least)
     return total, variance
 
 # %% ../../nbs/05_mosaic/05_flat.ipynb #1497ba82
