@@ -73,7 +73,7 @@ def fit_distortion(
     model, read = no_distortion(tile_shape), without_margins(read, margins)
     offsets = {i: np.asarray(p.offset, float) for i, p in enumerate(pairs)}
     first: tuple[Matrix, NDArray[np.int_]] | None = None
-    for reach in (reach_px, 0):
+    for reach, floor_px in ((reach_px, 1.0), (0, 0.1)):  # patches that are sheared yet err more than they say
 
         def patches_of(i: int, a: Plane, b: Plane) -> Matrix:
             return measure_patches(a, b, offsets[i], reach, lattice, side_px, margins)  # noqa: B023
@@ -82,7 +82,7 @@ def fit_distortion(
         patches, pair = _gathered(_each(patches_of, read, pairs, offsets, workers, "patches"))
         _enough(patches, pair)
         used, index = np.unique(pair, return_inverse=True)
-        found = solve_patches(patches, index, len(used), model)
+        found = solve_patches(patches, index, len(used), model, floor_px)
         first = first or (patches, pair)
         x = found.x.copy()
         x[:N] += model.coefficients.ravel()
@@ -168,15 +168,20 @@ def _polish(
     reads: Sequence[Read], pairs: Sequence[Pair], offsets: dict[int, Matrix], model: Distortion,
     side: int, margins: Margins, workers: int,
 ) -> tuple[Distortion, Matrix, dict[int, Matrix], dict[str, Any]]:  # fmt: skip
-    """Steps with the first channel until they are below 0.005 px or a tenth of the error; then, if there are more, one with all."""
-    for turn in range(4):
+    """Steps with the first channel until they are below 0.005 px or a tenth of the error; then, if there are more channels, with all
+    until a step is small enough to be the last: below half a pixel a problem is linear."""
+    for turn in range(6):
         step = _step(reads[:1], pairs, offsets, model, side, margins, workers)
         change = float(np.abs(step.model.coefficients - model.coefficients).max())
         model, offsets = step.model, offsets | step.offsets
         if turn and change < max(0.005, 0.1 * float(predicted_error(step.covariance).max())):
             break
-    if len(reads) > 1:
+    for _ in range(3 if len(reads) > 1 else 0):
         step = _step(reads, pairs, offsets, model, side, margins, workers)
+        change = float(np.abs(step.model.coefficients - model.coefficients).max())
+        model, offsets = step.model, offsets | step.offsets
+        if change < 0.5:
+            break
     return step.model, step.covariance, step.offsets, step.figures
 
 # %% ../../nbs/05_mosaic/13_distortion_fit.ipynb #45fac3f0
