@@ -73,7 +73,10 @@ def fit_distortion(
     model, read = no_distortion(tile_shape), without_margins(read, margins)
     offsets = {i: np.asarray(p.offset, float) for i, p in enumerate(pairs)}
     first: tuple[Matrix, NDArray[np.int_]] | None = None
-    for reach, floor_px in ((reach_px, 1.0), (0, 0.1)):  # patches that are sheared yet err more than they say
+    for reach, floor_px in (
+        (reach_px, 1.0),
+        (0, 0.1),
+    ):  # patches that are sheared yet err more than they say
 
         def patches_of(i: int, a: Plane, b: Plane) -> Matrix:
             return measure_patches(a, b, offsets[i], reach, lattice, side_px, margins)  # noqa: B023
