@@ -93,7 +93,8 @@ class OverlapFlat:
     def patterns(self, size: int) -> NDArray[np.float64]:
         """The terms (h, w, n_terms) in bins of `size` px."""
         at = [(size - 1) / 2 + size * np.arange(n // size) for n in self.shape]
-        return terms(*np.meshgrid(*at, indexing="ij"), self.shape, self.degree)
+        rows, columns = np.meshgrid(*at, indexing="ij")
+        return terms(rows, columns, self.shape, self.degree)
 
     def error(self) -> float:
         """R.m.s. over the tile of the standard error of the logarithm, its mean apart."""
