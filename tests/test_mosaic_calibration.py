@@ -118,6 +118,14 @@ def test_flat_pedestal_and_distortion_are_the_true_ones(done: Any) -> None:
         assert np.abs(offset - (done.true[b] - done.true[a])).max() < 1
 
 
+def test_the_flat_says_how_wrong_it_is(done: Any) -> None:
+    c = done.report.calibration
+    use = c.weight > 0
+    ratio = c.flat[0][use] / done.flat[use]
+    claimed = done.report.figures["flat_errors"][0]
+    assert 0.4 * claimed < (ratio / ratio.mean()).std() < 1.5 * claimed
+
+
 def test_stray_light_is_dropped_and_the_orientation_found(done: Any) -> None:
     top, bottom, left, right = done.report.figures["margins_px"]
     assert 7 <= left <= 12 and (top, bottom, right) == (0, 0, 0)

@@ -163,13 +163,17 @@ def _overlaps(
         }
         report.pairs = rich_pairs(tiles, axes, channel, p)
 
-        def read(key: Hashable) -> Floats:
-            return np.asarray(
-                tiles.any(key, channel).astype(np.float32) - np.float32(crude[channel])
+        def reader(c: int) -> Callable[[Hashable], Floats]:
+            return lambda key: np.asarray(
+                tiles.any(key, c).astype(np.float32) - np.float32(crude[c])
             )
 
+        read = reader(channel)
         if p.distortion == "measure":
-            report.fit = _measured(read, report.pairs, shape, margins, reach, p, warn, workers)
+            more = [reader(c) for c in live if c != channel]
+            report.fit = _measured(
+                read, more, report.pairs, shape, margins, reach, p, warn, workers
+            )
         if report.fit is not None:
             report.offsets = report.fit.offsets
             report.calibration = replace(report.calibration, distortion=report.fit.distortion)
@@ -180,13 +184,20 @@ def _overlaps(
 
 # %% ../../nbs/05_mosaic/18_calibrate.ipynb #ca502fb5
 def _measured(
-    read: Any, pairs: list[Pair], shape: tuple[int, int], margins: Margins, reach: int,
+    read: Any, more: list[Any], pairs: list[Pair], shape: tuple[int, int], margins: Margins, reach: int,
     p: CalibrateParameters, warn: Warn, workers: int,
 ) -> DistortionFit | None:  # fmt: skip
     side = max(64, min(shape) // 10 // 16 * 16)
     try:
         fit = fit_distortion(
-            read, pairs, shape, margins=margins, reach_px=reach, side_px=side, workers=workers
+            read,
+            pairs,
+            shape,
+            more=more,
+            margins=margins,
+            reach_px=reach,
+            side_px=side,
+            workers=workers,
         )
     except BadInput as e:
         warn(f"distortion is not measured: {e}")

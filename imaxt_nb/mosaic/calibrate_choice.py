@@ -19,10 +19,7 @@ from .distortion import Distortion, no_distortion, read_distortion
 from .flat import Floats
 from .neighbours import neighbour_pairs, stage_pixels
 from imaxt_nb.mosaic.orientation import (
-    coarse_view,
-    coarseness,
     find_orientation,
-    structure,
     the_orientation,
 )
 from .overlap_shifts import Pair, measure_patches, without_margins
@@ -165,14 +162,29 @@ def finite(image: NDArray[Any], dark: float = 0.0) -> Floats:
 
 # %% ../../nbs/05_mosaic/16_calibrate_choice.ipynb #96643c33
 def most_structured(tiles: TileChoice, live: list[int]) -> int:
-    """The channel with most structure, of some tiles spread over the sample."""
-    bins = coarseness(tiles.raw.tile_shape)
+    """The channel whose tiles tell most along their sides about a shift, of some tiles spread over the sample."""
 
-    def rich(c: int) -> float:
-        some = tiles.choose(c, 8)
-        return float(np.median([structure(coarse_view(tiles.read(i, c), bins)) for i in some]))
+    def told(c: int) -> float:
+        some = (finite(tiles.read(i, c)) for i in tiles.choose(c, 8))
+        seen = [_sharpness(side) for image in some for side in _sides(image)]
+        return float(np.sqrt(seen).mean())  # much in many places, not most in a few
 
-    return max(live, key=rich) if len(live) > 1 else live[0]
+    return max(live, key=told) if len(live) > 1 else live[0]
+
+
+def _sides(image: Floats) -> list[Floats]:
+    """Where tiles overlap: a tenth of the image along each side."""
+    h, w = (max(8, n // 10) for n in image.shape)
+    return [image[:h], image[-h:], image[:, :w], image[:, -w:]]
+
+
+def _sharpness(image: Floats, fine: float = 1.5) -> float:
+    """Power of the gradients that registration uses, in excess of that of their noise (which second differences show), over it."""
+    root = np.sqrt(np.maximum(image, 0) + 1)
+    second = root[:, :-2] - 2 * root[:, 1:-1] + root[:, 2:]
+    noise = (1.4826 * float(np.median(np.abs(second)))) ** 2 / 6
+    power = float(np.mean(np.square(np.gradient(band(image, fine, 2 * int(12 * fine) + 1)))))
+    return max(power / (noise / (8 * np.pi * fine**4) + 1e-9) - 1, 0.0)
 
 # %% ../../nbs/05_mosaic/16_calibrate_choice.ipynb #0138cd49
 def find_distortion(sample: Any, text: str, modality: str) -> Distortion:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..core.errors import UsageError
 from .flat import Floats, TileSummary, stack_flat, stretch
-from .overlap_flat import OverlapFlat
+from .overlap_flat import OverlapFlat, no_overlaps, weighed
 from .patches import Margins
 from .stray import Stray, stray_light
 
@@ -38,19 +38,20 @@ def _basic(bins: Floats) -> Floats:
 def channel_flat(
     tiles: list[TileSummary],
     dark: float,
-    start: OverlapFlat | None,
+    over: OverlapFlat | None,
     size: int,
     shape: tuple[int, int],
     engine: str,
 ) -> tuple[Floats, float]:
-    """The flat (y, x) and its standard error."""
+    """The flat (y, x) and its standard error: smooth terms from overlaps and tiles by their errors, the rest from the stack."""
     lit = [TileSummary(t.bins - dark, t.columns - dark, t.rows - dark) for t in tiles]
     lit = [t for t in lit if np.nanmedian(t.bins) > 0]
     if engine == "basic":
         found = stretch(_basic(np.stack([t.bins for t in lit])), shape, size)
         return np.asarray(found / found.mean(), np.float32), float("nan")
-    stack = stack_flat(lit, size, None if start is None else start.log_flat(size))
-    return stack.expand(shape, size), stack.error
+    smooth = weighed(over or no_overlaps(shape, dark), np.stack([t.bins for t in lit]), size)
+    stack = stack_flat(lit, size, smooth.log_flat(size), smooth.patterns(size))
+    return stack.expand(shape, size), float(np.hypot(smooth.error(), stack.error))
 
 # %% ../../nbs/05_mosaic/17_calibrate_flats.ipynb #ce89b4d1
 def crop(t: TileSummary, margins: Margins, size: int) -> TileSummary:

@@ -28,12 +28,7 @@ from imaxt_nb.mosaic.overlap_shifts import (
     without_margins,
 )
 from .patches import Margins, Plane
-from imaxt_nb.mosaic.radial_prior import (
-    DOUBT_OF_SCALE,
-    about_axis,
-    predicted_error,
-    shrink_to_radial,
-)
+from .radial_prior import about_axis, predicted_error, shrink_to_radial
 
 # %% auto #0
 __all__ = ['DistortionFit', 'fit_distortion']
@@ -64,6 +59,7 @@ def fit_distortion(
     pairs: Sequence[Pair],
     tile_shape: tuple[int, int],
     *,
+    more: Sequence[Read] = (),
     margins: Margins = (0, 0, 0, 0),
     reach_px: int = 48,
     side_px: int = 128,
@@ -72,12 +68,15 @@ def fit_distortion(
     """The distortion that makes overlapping tiles agree (paper, 4.2.3); see the text above.
 
     read : gives a tile (y, x) float32, corrected for dark and flat; NaN don't count. pairs : with the stage's offsets, right to
-    `reach_px`, which must hold the distortion as well. Raises `BadInput` when too few overlaps have structure.
+    `reach_px`, which must hold the distortion as well. more : other channels of the same tiles, for the last step. Raises `BadInput` when too few overlaps have structure.
     """
     model, read = no_distortion(tile_shape), without_margins(read, margins)
     offsets = {i: np.asarray(p.offset, float) for i, p in enumerate(pairs)}
     first: tuple[Matrix, NDArray[np.int_]] | None = None
-    for reach in (reach_px, 0):
+    for reach, floor_px in (
+        (reach_px, 1.0),
+        (0, 0.1),
+    ):  # patches that are sheared yet err more than they say
 
         def patches_of(i: int, a: Plane, b: Plane) -> Matrix:
             return measure_patches(a, b, offsets[i], reach, lattice, side_px, margins)  # noqa: B023
@@ -86,15 +85,16 @@ def fit_distortion(
         patches, pair = _gathered(_each(patches_of, read, pairs, offsets, workers, "patches"))
         _enough(patches, pair)
         used, index = np.unique(pair, return_inverse=True)
-        found = solve_patches(patches, index, len(used), model)
+        found = solve_patches(patches, index, len(used), model, floor_px)
         first = first or (patches, pair)
         x = found.x.copy()
         x[:N] += model.coefficients.ravel()
         x, _, _ = shrink_to_radial(x, found.covariance)
         model = polynomial(x[:N].reshape(2, -1), tile_shape)
         offsets = {int(i): c for i, c in zip(used, x[N:].reshape(-1, 2), strict=True)}
+    reads = [read, *(without_margins(r, margins) for r in more)]
     model, covariance, offsets, fit = _polish(
-        read, pairs, offsets, model, side_px, margins, workers
+        reads, pairs, offsets, model, side_px, margins, workers
     )
     return _report(first, offsets, model, covariance, fit)
 
@@ -126,48 +126,68 @@ def _enough(patches: Matrix, pair: NDArray[np.int_], least: int = 12) -> None:
         )
 
 # %% ../../nbs/05_mosaic/13_distortion_fit.ipynb #ae342763
-def _polish(
-    read: Read, pairs: Sequence[Pair], offsets: dict[int, Matrix], model: Distortion,
+@dataclass(frozen=True)
+class _Step:
+    """The model after a step, the covariance of its coefficients, offsets of the pairs that were used, figures."""
+
+    model: Distortion
+    covariance: Matrix
+    offsets: dict[int, Matrix]
+    figures: dict[str, Any]
+
+
+def _step(
+    reads: Sequence[Read], pairs: Sequence[Pair], offsets: dict[int, Matrix], model: Distortion,
     side: int, margins: Margins, workers: int,
-) -> tuple[Distortion, Matrix, dict[int, Matrix], dict[str, Any]]:  # fmt: skip
-    """Joint Gauss-Newton on intensities, then the prior; until steps are below 0.005 px or a tenth of the error."""
-    for turn in range(4):
-        lattice = model.lattice(model.tile_shape, STEP)
+) -> _Step:  # fmt: skip
+    """A step of Gauss-Newton on the intensities of all channels together, then the prior."""
+    lattice = model.lattice(model.tile_shape, STEP)
 
-        def equations(i: int, a: Plane, b: Plane) -> list[Normal]:
-            return normal_equations(a, b, offsets[i], lattice, model, side, margins)  # noqa: B023
+    def equations(i: int, a: Plane, b: Plane) -> list[Normal]:
+        return normal_equations(a, b, offsets[i], lattice, model, side, margins)
 
-        found = _each(equations, read, pairs, offsets, workers, "intensities")
-        used = [i for i, e in found.items() if e]
-        normals = [(k, e) for k, i in enumerate(used) for e in found[i]]
-        if len(normals) < 12:
-            raise BadInput(
-                "too few overlaps agree to fit a distortion",
-                found=len(normals),
-                expected="12 or more",
-            )
-        solution = solve_intensities(normals, len(used), model)
-        x = solution.x.copy()
-        x[:N] += model.coefficients.ravel()
-        free = x
-        x, covariance, widths = shrink_to_radial(x, solution.covariance)
-        step = float(np.abs(x[:N] - model.coefficients.ravel()).max())
-        model = polynomial(x[:N].reshape(2, -1), model.tile_shape)
-        offsets = {i: offsets[i] + x[N + 2 * k : N + 2 * k + 2] for k, i in enumerate(used)}
-        doubt = float(predicted_error(covariance[:N, :N]).max())
-        if turn and step < max(0.005, 0.1 * doubt):
-            break
-    figures = {
-        "misfit": solution.misfit,
-        "widths": widths,
-        "n_patches": len(normals),
-        "n_pairs": len(used),
-    }
-    figures["n_outliers"] = int((solution.weights < 0.25).sum())
-    figures["wide"] = shrink_to_radial(free, solution.covariance, DOUBT_OF_SCALE)[1][:N, :N]
-    return model, covariance[:N, :N], offsets, figures
+    found: dict[int, list[Normal]] = {i: [] for i in offsets}
+    for read in reads:
+        for i, e in _each(equations, read, pairs, offsets, workers, "intensities").items():
+            found[i] += e
+    used = [i for i, e in found.items() if e]
+    normals = [(k, e) for k, i in enumerate(used) for e in found[i]]
+    if len(normals) < 12:
+        raise BadInput(
+            "too few overlaps agree to fit a distortion", found=len(normals), expected="12 or more"
+        )
+    solution = solve_intensities(normals, len(used), model)
+    x = solution.x.copy()
+    x[:N] += model.coefficients.ravel()
+    x, covariance, widths = shrink_to_radial(x, solution.covariance)
+    moved = {i: offsets[i] + x[N + 2 * k : N + 2 * k + 2] for k, i in enumerate(used)}
+    figures = {"misfit": solution.misfit, "widths": widths, "n_patches": len(normals), "n_pairs": len(used),
+               "n_outliers": int((solution.weights < 0.25).sum())}  # fmt: skip
+    new = polynomial(x[:N].reshape(2, -1), model.tile_shape)
+    return _Step(new, covariance[:N, :N], moved, figures)
 
 # %% ../../nbs/05_mosaic/13_distortion_fit.ipynb #758d2aad
+def _polish(
+    reads: Sequence[Read], pairs: Sequence[Pair], offsets: dict[int, Matrix], model: Distortion,
+    side: int, margins: Margins, workers: int,
+) -> tuple[Distortion, Matrix, dict[int, Matrix], dict[str, Any]]:  # fmt: skip
+    """Steps with the first channel until they are below 0.005 px or a tenth of the error; then, if there are more channels, with all
+    until a step is small enough to be the last: below half a pixel a problem is linear."""
+    for turn in range(6):
+        step = _step(reads[:1], pairs, offsets, model, side, margins, workers)
+        change = float(np.abs(step.model.coefficients - model.coefficients).max())
+        model, offsets = step.model, offsets | step.offsets
+        if turn and change < max(0.005, 0.1 * float(predicted_error(step.covariance).max())):
+            break
+    for _ in range(3 if len(reads) > 1 else 0):
+        step = _step(reads, pairs, offsets, model, side, margins, workers)
+        change = float(np.abs(step.model.coefficients - model.coefficients).max())
+        model, offsets = step.model, offsets | step.offsets
+        if change < 0.5:
+            break
+    return step.model, step.covariance, step.offsets, step.figures
+
+# %% ../../nbs/05_mosaic/13_distortion_fit.ipynb #45fac3f0
 def _report(
     first: Any,
     offsets: dict[int, Matrix],
@@ -193,7 +213,7 @@ def _report(
         "prior_widths_px": figures["widths"].round(4).tolist(),
         "standard_errors_px": np.sqrt(np.diag(covariance)).round(4).reshape(2, -1).tolist(),
     }  # fmt: skip
-    linear, full = about_axis(model.coefficients.ravel(), figures["wide"])
+    linear, full = about_axis(model.coefficients.ravel(), covariance)
     made = replace(model, residuals=own, linear=linear, covariance=full)
     # the linear terms change what is a pixel, and so all offsets
     offsets = {i: o - linear @ o / model.scale for i, o in offsets.items()}

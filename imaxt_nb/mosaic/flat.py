@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from scipy import ndimage as ndi
 
 # %% auto #0
-__all__ = ['Floats', 'bin_mean', 'TileSummary', 'summarise', 'stretch', 'robust_mean', 'keep_signal', 'StackFlat', 'stack_flat']
+__all__ = ['Floats', 'bin_mean', 'TileSummary', 'summarise', 'stretch', 'robust_mean', 'keep_signal', 'StackFlat', 'stack_flat',
+           'logarithms']
 
 # %% ../../nbs/05_mosaic/05_flat.ipynb #b5e06d58
 Floats = NDArray[np.float32]
@@ -96,7 +97,8 @@ def robust_mean(bands: Floats, use: Floats, window: int, rounds: int = 3) -> Flo
 def keep_signal(
     one: Floats, two: Floats, window: int, strictness: float = 1.5
 ) -> tuple[Floats, Floats]:
-    """What two independent halves (h, w) agree on, and the variance of the noise of their mean.
+    """What two independent halves (h, w) agree on, and an estimate of the variance of its error: noise that is
+    let in, signal that is left out (its mean is meant: at a place it may be negative).
 
     Wiener's filter with local powers: of the mean, and of half the difference, which is noise. What exceeds the noise
     by less than `strictness` times the scatter of such powers is no signal.
@@ -107,7 +109,7 @@ def keep_signal(
     doubt = strictness * noise * np.sqrt(2 / independent)
     signal = np.maximum(power - noise - doubt, 0)
     share = signal / (power + np.float32(1e-20))
-    return mean * share, noise * share
+    return mean * share, noise * share**2 + (power - noise) * (1 - share) ** 2
 
 # %% ../../nbs/05_mosaic/05_flat.ipynb #0ce02c94
 @dataclass(frozen=True)
@@ -127,10 +129,11 @@ class StackFlat:
 
 # %% ../../nbs/05_mosaic/05_flat.ipynb #711f0c95
 def stack_flat(
-    tiles: Sequence[TileSummary], size: int, start: Floats | None = None, window: int = 9
-) -> StackFlat:
-    """The flat of tiles whose dark was subtracted, in bins of `size`; `start` is a logarithm to begin from,
-    whose tilt is kept (that of `mosaic.overlap_flat`).
+    tiles: Sequence[TileSummary], size: int, start: Floats | None = None,
+    known: NDArray[np.float64] | None = None, window: int = 9,
+) -> StackFlat:  # fmt: skip
+    """The flat of tiles whose dark was subtracted, in bins of `size`; `start` (h, w) is a logarithm to begin from, which is left
+    as it is in the patterns `known` (h, w, m): those of `mosaic.overlap_flat`. `error` is that of what is added.
 
     At least two tiles with signal; bins that are NaN or not positive don't count.
     """
@@ -138,38 +141,36 @@ def stack_flat(
     h, w = tiles[0].bins.shape
     lines = _binned(columns, size, w) + _binned(rows, size, h)[:, None]
     begin = lines if start is None else lines + start
-    logs, use = _logs(np.stack([t.bins for t in tiles]))
+    logs, use = logarithms(np.stack([t.bins for t in tiles]))
     logs -= begin
     logs -= (logs * use).mean((1, 2), keepdims=True) / np.maximum(
         use.mean((1, 2), keepdims=True), 1e-6
     )
     logs *= use
-    found, variance = _by_scale(logs, use, window)
-    if start is not None:
-        found = _without_tilt(found)
+    found, variance = _by_scale(logs, use, window, 2 if known is None else 8)
+    if known is not None:
+        found = _without(found, known, use.any(axis=0))
     return StackFlat(found + begin - lines, columns, rows, float(np.sqrt(variance)))
 
 # %% ../../nbs/05_mosaic/05_flat.ipynb #efd4098c
-def _without_tilt(image: Floats) -> Floats:
-    """A sample's brightness may have a trend that few tiles don't average out; `start` knows the tilt better."""
-    h, w = image.shape
-    y, x = np.linspace(-1, 1, h, dtype=np.float32)[:, None], np.linspace(-1, 1, w, dtype=np.float32)
-    for line in (y, x):
-        image = image - line * (image * line).mean() / (line * line).mean()
-    return image
+def _without(image: Floats, known: NDArray[np.float64], seen: Any) -> Floats:
+    """What known patterns and a constant leave of an image, by least squares where it was seen. A sample's brightness may
+    have a trend that few tiles don't average out: who has errors for these patterns knows them better."""
+    design = np.concatenate([known, np.ones((*image.shape, 1))], axis=2)
+    x = np.linalg.lstsq(design[seen], image[seen], rcond=None)[0]
+    return np.asarray(image - design @ x, np.float32)
 
 
-def _logs(bins: Floats) -> tuple[Floats, Floats]:
+def logarithms(bins: Floats) -> tuple[Floats, Floats]:
     """Logarithms and where they may be used; far below a tile's level nothing is trusted."""
     level = np.nanmedian(bins, axis=(1, 2), keepdims=True)
     use = np.isfinite(bins) & (bins > 0.05 * level)
     return np.log(np.where(use, bins, 1)).astype(np.float32), use.astype(np.float32)
 
 # %% ../../nbs/05_mosaic/05_flat.ipynb #36f08ba1
-def _by_scale(logs: Floats, use: Floats, window: int) -> tuple[Floats, float]:
-    """The sum of the bands that both halves of the tiles agree on, and the variance of its noise."""
+def _by_scale(logs: Floats, use: Floats, window: int, least: int) -> tuple[Floats, float]:
+    """The sum of the bands that both halves of the tiles agree on, and the variance of the error of those of `least` bins a side."""
     bands: list[tuple[Floats, Floats]] = []
-    variance = 0.0
     while min(logs.shape[-2:]) > 4:
         share = _halve(use)
         coarse = np.asarray(_halve(logs * use) / np.maximum(share, 1e-3), np.float32)
@@ -178,13 +179,14 @@ def _by_scale(logs: Floats, use: Floats, window: int) -> tuple[Floats, float]:
         bands.append(keep_signal(halves[0], halves[1], window))
         logs, use = coarse, share * (share > 0.25)
     halves = [robust_mean(logs[i::2], use[i::2], 2 * window) for i in (0, 1)]
-    total, noise = keep_signal(
+    total, wrong = keep_signal(
         halves[0] - halves[0].mean(), halves[1] - halves[1].mean(), 2 * window
     )
-    variance += float(noise.mean())
-    for band, noise in bands[::-1]:
+    errors = [wrong]
+    for band, wrong in bands[::-1]:
         total = stretch(total, (band.shape[0], band.shape[1])) + band
-        variance += float(noise.mean())
+        errors.append(wrong)
+    variance = sum(max(float(e.mean()), 0.0) for e in errors if min(e.shape) >= least)
     return total, variance
 
 # %% ../../nbs/05_mosaic/05_flat.ipynb #1497ba82

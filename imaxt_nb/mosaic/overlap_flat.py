@@ -5,7 +5,7 @@
 # %% ../../nbs/05_mosaic/08_overlap_flat.ipynb #7ef1c2f1
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,16 +13,16 @@ from numpy.polynomial.legendre import legvander
 from numpy.typing import NDArray
 
 from .distortion import Distortion
-from .flat import Floats, bin_mean
+from .flat import Floats, bin_mean, logarithms
 from .gather import gather
 from .patches import Margins, Plane, common_box
 
 # %% auto #0
-__all__ = ['CELL', 'TOGETHER', 'overlap_cells', 'terms', 'OverlapFlat', 'overlap_flat']
+__all__ = ['CELL', 'TOGETHER', 'overlap_cells', 'terms', 'OverlapFlat', 'overlap_flat', 'no_overlaps', 'weighed']
 
 # %% ../../nbs/05_mosaic/08_overlap_flat.ipynb #a61525d2
 CELL = 16  # px
-TOGETHER = 25  # cells that err together: what is wrong with a pair is wrong for all its cells
+TOGETHER = 4  # cells that err together: what is wrong with a pair is wrong for all its cells
 
 
 def overlap_cells(
@@ -35,6 +35,7 @@ def overlap_cells(
     """Columns of (value in a, in b, row and column in a, in b), a column a cell of 16 x 16 px of the overlap.
 
     a, b : tiles (y, x) as acquired, or corrected; offset : px, to a few px; places are those of the raw tiles.
+    Cells of which a part lies in the margins of its raw tile are left out: stray light there is no flat.
     """
     d = np.round(offset).astype(int)
     shape = (a.shape[0], a.shape[1])
@@ -54,7 +55,13 @@ def overlap_cells(
         grid = np.meshgrid(*at, indexing="ij")
         places += grid if distortion is None else distortion.raw_of_ideal(*grid)
     cells = np.stack([*values, *places]).reshape(6, -1).astype(np.float64)
-    return cells[:, np.isfinite(cells).all(axis=0) & (cells[0] > 0) & (cells[1] > 0)]
+    good = np.isfinite(cells).all(axis=0) & (cells[:2] > 0).all(axis=0)
+    for at, n, low, high in zip(
+        places, 2 * shape, 2 * margins[::2], 2 * margins[1::2], strict=True
+    ):
+        at = at.ravel()
+        good &= (at - CELL / 2 >= low - 1) & (at + CELL / 2 <= n - high)
+    return cells[:, good]
 
 # %% ../../nbs/05_mosaic/08_overlap_flat.ipynb #918e52eb
 def terms(rows: Any, columns: Any, shape: tuple[int, int], degree: int) -> NDArray[np.float64]:
@@ -81,9 +88,19 @@ class OverlapFlat:
 
     def log_flat(self, size: int = 1) -> Floats:
         """The logarithm of the flat (y, x) in bins of `size` px."""
+        return np.asarray(self.patterns(size) @ self.coefficients, np.float32)
+
+    def patterns(self, size: int) -> NDArray[np.float64]:
+        """The terms (h, w, n_terms) in bins of `size` px."""
         at = [(size - 1) / 2 + size * np.arange(n // size) for n in self.shape]
-        r, c = np.meshgrid(*at, indexing="ij")
-        return np.asarray(terms(r, c, self.shape, self.degree) @ self.coefficients, np.float32)
+        rows, columns = np.meshgrid(*at, indexing="ij")
+        return terms(rows, columns, self.shape, self.degree)
+
+    def error(self) -> float:
+        """R.m.s. over the tile of the standard error of the logarithm, its mean apart."""
+        p = self.patterns(max(1, min(self.shape) // 32)).reshape(-1, len(self.coefficients))
+        p = p - p.mean(axis=0)
+        return float(np.sqrt(np.einsum("pi,ij,pj->p", p, self.covariance, p).mean()))
 
 # %% ../../nbs/05_mosaic/08_overlap_flat.ipynb #845b4097
 def overlap_flat(
@@ -129,9 +146,62 @@ def _prior_widths(degree: int) -> NDArray[np.float64]:
     return np.array([0.5 if d <= 2 else 0.03 / 3 ** (d - 3) for d in total])
 
 
+def no_overlaps(shape: tuple[int, int], pedestal: float, degree: int = 4) -> OverlapFlat:
+    """What is known of a flat without any overlap: that it is smooth."""
+    w = _prior_widths(degree)
+    return OverlapFlat(np.zeros(len(w)), np.diag(w**2), pedestal, 0.0, degree, shape, 0)
+
+
 def _weights(rest: Any, level: Any, parts: int = 20) -> Any:
     """Huber's weights over the variance of cells of a similar level."""
     variance = np.empty(len(rest))
     for part in np.array_split(np.argsort(level, kind="stable"), parts):
         variance[part] = np.median(rest[part] ** 2) / 0.455 + 1e-8
     return 1 / (TOGETHER * variance) / np.maximum(1, np.abs(rest) / np.sqrt(variance) / 1.5)
+
+# %% ../../nbs/05_mosaic/08_overlap_flat.ipynb #3c0cac6b
+def weighed(over: OverlapFlat, bins: Floats, size: int) -> OverlapFlat:
+    """The flat of overlaps, and what tiles say of its terms: bins (n, h, w) of `size` px, pedestal subtracted, NaN where unknown."""
+    logs, use = logarithms(bins)
+    logs -= over.log_flat(size) * use
+    coarse = max(1, min(bins.shape[1:]) // 32)  # enough for terms of low degree
+    share = bin_mean(use, coarse)
+    means = bin_mean(logs, coarse) / np.maximum(share, 1e-3)
+    patterns = over.patterns(size * coarse)
+    h, w = (min(m, n) for m, n in zip(means.shape[1:], patterns.shape[:2], strict=True))
+    design = np.concatenate([patterns[:h, :w], np.ones((h, w, 1))], axis=2).reshape(h * w, -1)
+    few = [
+        _terms_of(design, m[:h, :w].ravel(), s[:h, :w].ravel())
+        for m, s in zip(means, share, strict=True)
+    ]
+    mean, variance = _student(np.array(few)[:, :-1])
+    inverse = np.linalg.inv(over.covariance) + np.diag(1 / variance)
+    covariance = np.linalg.inv(inverse)
+    return replace(
+        over, coefficients=over.coefficients + covariance @ (mean / variance), covariance=covariance
+    )
+
+# %% ../../nbs/05_mosaic/08_overlap_flat.ipynb #32b1fd33
+def _terms_of(design: NDArray[np.float64], log: Any, share: Any) -> NDArray[np.float64]:
+    """Coefficients of a tile's logarithm (p,), by least squares with Huber's weights; bins with little share don't count."""
+    base = share * (share > 0.25)
+    weight = base
+    for _ in range(4):
+        h = (design.T * weight) @ design + 1e-9 * np.eye(design.shape[1])
+        x = np.linalg.solve(h, (design.T * weight) @ log)
+        rest = np.abs(log - design @ x)
+        scale = 1.4826 * np.median(rest[base > 0]) + 1e-9
+        weight = base / np.maximum(1, rest / scale / 1.5)
+    return np.asarray(x)
+
+
+def _student(x: NDArray[np.float64], rounds: int = 20) -> tuple[Any, Any]:
+    """Mean of samples (n, m) under Student's t of three degrees, and its variance."""
+    n, mean = len(x), np.median(x, axis=0)
+    square = (1.4826 * np.median(np.abs(x - mean), axis=0)) ** 2 + 1e-12
+    for _ in range(rounds):
+        weight = 4 / (3 + (x - mean) ** 2 / square)
+        mean = (weight * x).sum(axis=0) / weight.sum(axis=0)
+        square = (weight * (x - mean) ** 2).mean(axis=0) + 1e-12
+    seen = (weight**2 * (x - mean) ** 2).sum(axis=0) / weight.sum(axis=0) ** 2
+    return mean, np.maximum(seen, 1.5 * square / n) * n / max(n - 1, 1)

@@ -11,13 +11,12 @@ from .distortion import TERMS, monomials
 from .overlap_shifts import Matrix, N
 
 # %% auto #0
-__all__ = ['CENTRE', 'DOUBT', 'DOUBT_OF_SCALE', 'ASKED', 'shrink_to_radial', 'predicted_error', 'linear_terms', 'about_axis']
+__all__ = ['CENTRE', 'DOUBT', 'ASKED', 'shrink_to_radial', 'predicted_error', 'linear_terms', 'about_axis']
 
 # %% ../../nbs/05_mosaic/12_radial_prior.ipynb #e5f49535
 CENTRE = 0.1  # of the scale: how far the centre of a distortion is from the middle of the tile
-# How far a pure cube may be from the mixed term of its component, of which it is the share: what is left to the errors over the field, and what to
-# the positions, which a pure cube stretches; the published instrument's are off by 0.8 and 0.7.
-DOUBT, DOUBT_OF_SCALE = 0.25, 0.7
+# How far a pure cube may be from the mixed term of its component, as a share of it: the published instrument's are off by 0.8 and 0.7.
+DOUBT = 0.7
 ASKED = 10.0  # about 4.5 standard errors: errors are never quite those of the model
 
 
@@ -40,13 +39,11 @@ def _by_centre(x: Matrix) -> Matrix:
     return _deviations() @ q
 
 # %% ../../nbs/05_mosaic/12_radial_prior.ipynb #8ed44b5f
-def shrink_to_radial(
-    x: Matrix, covariance: Matrix, doubt: float = DOUBT
-) -> tuple[Matrix, Matrix, Matrix]:
+def shrink_to_radial(x: Matrix, covariance: Matrix) -> tuple[Matrix, Matrix, Matrix]:
     """Unknowns (the coefficients first) under a prior on each deviation from a radial distortion about any centre.
 
     The widths (18,) px of the prior are those of the greatest evidence, found one after the other in some rounds
-    (automatic relevance determination: MacKay 1992); `doubt` widens the covariance, see `DOUBT`. A deviation is let in when it gains `ASKED` in the logarithm of the evidence.
+    (automatic relevance determination: MacKay 1992); `DOUBT` widens the covariance. A deviation is let in when it gains `ASKED` in the logarithm of the evidence.
     """
     a = np.zeros((18, len(x)))
     a[:, :N] = _deviations()
@@ -62,17 +59,16 @@ def shrink_to_radial(
             scores[1:] -= ASKED
             widths = tried[np.argmax(scores)]
     k, told = (
-        covariance @ a.T @ np.linalg.inv(c + np.diag(w**2))
-        for w in (widths, _doubted(x, widths, doubt))
+        covariance @ a.T @ np.linalg.inv(c + np.diag(w**2)) for w in (widths, _doubted(x, widths))
     )
     return x - k @ d, covariance - told @ a @ covariance, widths
 
 # %% ../../nbs/05_mosaic/12_radial_prior.ipynb #576f4817
-def _doubted(x: Matrix, widths: Matrix, doubt: float) -> Matrix:
+def _doubted(x: Matrix, widths: Matrix) -> Matrix:
     """Widths for the errors: a pure cube that follows the mixed term of its component may be off by a share of it."""
     wide = widths.copy()
     for i, mixed in ((12, TERMS.index("uv2")), (15, len(TERMS) + TERMS.index("u2v"))):
-        wide[i] = max(wide[i], doubt * abs(x[mixed]))
+        wide[i] = max(wide[i], DOUBT * abs(x[mixed]))
     return wide
 
 
