@@ -14,7 +14,7 @@ from imaxt_nb.cells.score import score
 from imaxt_nb.cells.slide_labels import decide, label_array
 from imaxt_nb.cells.slide_nuclei import (
     NucleiParameters,
-    find_zoom,
+    find_diameter,
     nuclei_sample,
     same_channels,
     slide_plane,
@@ -244,7 +244,7 @@ def test_20x_and_40x_give_the_same_nuclei(
         nuclei_sample(sample, DISCS, told, str(told.nucleus_um))
         assert score(fine, labels_of(sample)).object_f1_50 > 0.95
     plane = replace(slide_plane(sample, sample.image("axioscan_s1"), "DAPI"), top=3.0)
-    assert 22 * pixel_um / find_zoom(DISCS, plane, pixel_um, 0) == pytest.approx(10, abs=1.5)
+    assert pixel_um * find_diameter(DISCS, plane, pixel_um, 0) == pytest.approx(10, abs=1.5)
 
 
 def test_cells_of_two_modalities_meet_in_the_atlas(tmp_path: Path, truth: np.ndarray) -> None:
