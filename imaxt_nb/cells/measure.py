@@ -182,7 +182,7 @@ def measure(
     """Measure every cell and its nucleus; one pass over the pixels (paper, 4.4.4).
 
     data : (c, y, x), any number type, numpy or Dask (read by its own chunks of rows and channels).
-    nuclei, cells : integers (y, x), numpy or Dask; nucleus k belongs to cell k; numbers may be skipped.
+    nuclei, cells : integers (y, x), numpy or Dask; nucleus k belongs to cell k; numbers may be skipped. The same array for both is read once.
     pixel_um : pitch (y, x).
     confidence : (y, x), 0..1, how sure the method is of each pixel.
 
@@ -196,8 +196,9 @@ def measure(
     n, c, height = len(index.ids), data.shape[0], data.shape[1]
     sums, edge = np.zeros((2, n + 1, c)), np.zeros((2, n + 1), bool)
     moments, sure = np.zeros((2, n + 1, 6)), np.zeros(n + 1)
+    masks = [(cells, "cells"), (nuclei, "nuclei")][: 1 if nuclei is cells else 2]
     for rows in spans:
-        owners = [index(_rows(a, rows), m) for a, m in ((cells, "cells"), (nuclei, "nuclei"))]
+        owners = [index(_rows(a, rows), m) for a, m in masks]
         for mask, owner in enumerate(owners):
             _add_moments(owner, rows.start, height, moments[mask], edge[mask])
         if confidence is not None:
@@ -206,6 +207,8 @@ def measure(
             block = _rows(data, rows, part)
             for mask, owner in enumerate(owners):
                 _add_intensities(block, owner, sums[mask][:, part])
+    if nuclei is cells:
+        sums[1], moments[1] = sums[0], moments[0]
     done = _assemble(index.ids, sums[:, 1:], moments[:, 1:], edge[0, 1:], pixel_um)
     return _add_quality(done, cells.shape, pixel_um, None if confidence is None else sure[1:])
 
