@@ -1335,6 +1335,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'imaxt_nb.cells.measure._check': ('08_cells/measure.html#_check', 'imaxt_nb/cells/measure.py'),
                                         'imaxt_nb.cells.measure._distinct': ( '08_cells/measure.html#_distinct',
                                                                               'imaxt_nb/cells/measure.py'),
+                                        'imaxt_nb.cells.measure._ids': ('08_cells/measure.html#_ids', 'imaxt_nb/cells/measure.py'),
                                         'imaxt_nb.cells.measure._rows': ('08_cells/measure.html#_rows', 'imaxt_nb/cells/measure.py'),
                                         'imaxt_nb.cells.measure._shape': ('08_cells/measure.html#_shape', 'imaxt_nb/cells/measure.py'),
                                         'imaxt_nb.cells.measure._spans': ('08_cells/measure.html#_spans', 'imaxt_nb/cells/measure.py'),

@@ -41,8 +41,9 @@ def _thresholds(
     n = int(labels.max())
     around = label_medians(plane, np.where(ring, owner, 0), n, MIN_RING_PX)
     deep = label_medians(plane, np.where(core, labels, 0), n, MIN_RING_PX)
-    inside = np.where(np.isfinite(deep), deep, label_medians(plane, labels, n, MIN_RING_PX))
-    step = inside - around
+    if not np.isfinite(deep[1:]).all():  # small ones have no core
+        deep = np.where(np.isfinite(deep), deep, label_medians(plane, labels, n, MIN_RING_PX))
+    step = deep - around
     sure = step * min(FALL, 1 - FALL) > SURE * sd
     return np.where(sure, around + FALL * step, np.nan)
 

@@ -12,53 +12,54 @@ import numpy as np
 from numpy.typing import NDArray
 
 # %% auto #0
-__all__ = ['FAR', 'nearest_label', 'label_medians', 'whole_objects', 'fill_polygons']
+__all__ = ['FAR', 'NONE', 'nearest_label', 'label_medians', 'whole_objects', 'fill_polygons']
 
 # %% ../../nbs/08_cells/28_label_pixels.ipynb #79279d33
 FAR = np.int32(2**30)  # squared distance to what is out of reach
 
 
+NONE = np.int16(2**14)  # rows to a pixel that is out of reach
+
+
 @numba.njit(cache=True, nogil=True)
-def _down_the_columns(there, reach, row):
-    """Row of the nearest pixel of `there` in the same column within reach; -1 for none. Of two the upper."""
+def _down_the_columns(there, reach, away):
+    """Rows to the nearest pixel of `there` in the same column within reach, negative upwards; of two equals the upper."""
     height, width = there.shape
-    for x in range(width):
-        last = -1
-        for y in range(height):
-            if there[y, x]:
-                last = y
-            row[y, x] = last if last >= 0 and y - last <= reach else -1
-        last = -1
-        for y in range(height - 1, -1, -1):
-            if there[y, x]:
-                last = y
-            if last >= 0 and last - y <= reach and (row[y, x] < 0 or last - y < y - row[y, x]):
-                row[y, x] = last
+    for y in range(height):
+        for x in range(width):
+            above = away[y - 1, x] - 1 if y and away[y - 1, x] != NONE else -reach - 1
+            away[y, x] = 0 if there[y, x] else (above if above >= -reach else NONE)
+    below = np.full(width, NONE, np.int16)
+    for y in range(height - 1, -1, -1):
+        for x in range(width):
+            below[x] = 0 if there[y, x] else min(below[x] + 1, NONE)
+            if below[x] <= reach and (away[y, x] == NONE or below[x] < -away[y, x]):
+                away[y, x] = below[x]
 
 
 @numba.njit(cache=True, nogil=True)
-def _along_the_rows(labels, row, limit, owner, far2):
-    """Label and squared distance (at most `limit`) of the nearest pixel, from its row in each column."""
+def _along_the_rows(labels, away, limit, owner, far2):
+    """Label and squared distance (at most `limit`) of the nearest pixel, from the rows to it in each column."""
     height, width = labels.shape
     for y in range(height):
         for x in range(width):
             best, at = limit + 1, -1
-            if row[y, x] >= 0:
-                best, at = min((y - row[y, x]) ** 2, limit + 1), x
+            if away[y, x] != NONE:
+                best, at = min(np.int64(away[y, x]) ** 2, limit + 1), x
             d = 1
             while d * d <= best and d * d <= limit:
                 a, b = x - d, x + d
-                if a >= 0 and row[y, a] >= 0:
-                    far = d * d + (y - row[y, a]) ** 2
+                if a >= 0 and away[y, a] != NONE:
+                    far = d * d + np.int64(away[y, a]) ** 2
                     if far <= best:
                         best, at = far, a
-                if b < width and row[y, b] >= 0:
-                    far = d * d + (y - row[y, b]) ** 2
+                if b < width and away[y, b] != NONE:
+                    far = d * d + np.int64(away[y, b]) ** 2
                     if far < best:
                         best, at = far, b
                 d += 1
             found = at >= 0 and best <= limit
-            owner[y, x] = labels[row[y, at], at] if found else 0
+            owner[y, x] = labels[y + away[y, at], at] if found else 0
             far2[y, x] = best if found else FAR
 
 # %% ../../nbs/08_cells/28_label_pixels.ipynb #ee49c8b0
@@ -67,9 +68,9 @@ def nearest_label(
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """The nearest label of every pixel (y, x), 0 where none is within reach, and the squared distance to it (`FAR` where there is none)."""
     labels = np.ascontiguousarray(labels, np.int32)
-    row, owner, far2 = np.empty((3, *labels.shape), np.int32)
-    _down_the_columns(labels, int(reach_px), row)
-    _along_the_rows(labels, row, int(reach_px * reach_px), owner, far2)
+    away, (owner, far2) = np.empty(labels.shape, np.int16), np.empty((2, *labels.shape), np.int32)
+    _down_the_columns(labels, int(reach_px), away)
+    _along_the_rows(labels, away, int(reach_px * reach_px), owner, far2)
     return owner, far2
 
 # %% ../../nbs/08_cells/28_label_pixels.ipynb #522dc344

@@ -166,7 +166,8 @@ def measure_slide(
         trust = da.from_array(confidence.array, chunks=(*[1] * len(confidence.lead), 2048, 2048))
         data = da.concatenate([data, trust[confidence.lead][None].astype(np.float32)])
     data, labels = (a.rechunk({-2: 512, -1: -1}) for a in (data, labels))
-    m = measure(data, labels, labels, (image.pixel_um[-2], image.pixel_um[-1]))
+    pitch = (image.pixel_um[-2], image.pixel_um[-1])
+    m = measure(data, labels, labels, pitch, highest=len(scores))
     table = m.table.drop(columns=[c for c in m.table.columns if str(c).startswith("nucleus_")])
     means = m.cell_means
     table["score"] = scores[table.cell_id.to_numpy() - 1] if len(table) else np.empty(0)

@@ -40,7 +40,7 @@ def needed_spans(wanted: Span, sizes: list[int]) -> list[tuple[Span, Span]]:
     return spans
 
 # %% ../../nbs/04_networks/05_parts.ipynb #4ee215b1
-STRIP_PX = 256  # rows of the finest pixels at a time
+STRIP_PX = 384  # rows of the finest pixels at a time
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,14 @@ def make_stages(model: keras.Model, config: UNetConfig) -> Stages:
         return x
 
     def leave(below: Any, skip: Any, crops: Any) -> dict[str, Any]:
-        seen = layer("head")(_crop(pair(joined(below, skip), "up0"), crops[0]))
-        return {o.name: layer(f"output_{o.name}")(_crop(seen, crops[1])) for o in config.outputs}
+        seen = _crop(layer("head")(_crop(pair(joined(below, skip), "up0"), crops[0])), crops[1])
+        ends = [layer(f"output_{o.name}") for o in config.outputs]
+        kernels = tf.concat([e.kernel for e in ends], -1)  # one pass over the head's many channels
+        answers = tf.nn.conv2d(seen, kernels, 1, "VALID") + tf.concat([e.bias for e in ends], 0)
+        parts = tf.split(answers, [o.channels for o in config.outputs], -1)
+        return {
+            o.name: e.activation(a) for o, e, a in zip(config.outputs, ends, parts, strict=True)
+        }
 
     def image(channels: int) -> Any:
         return tf.TensorSpec((None, None, None, channels), tf.float32)
