@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from ..core.compiled import njit
 
 # %% auto #0
 __all__ = ['FAR', 'NONE', 'nearest_label', 'label_medians', 'whole_objects', 'fill_polygons']
@@ -21,7 +22,7 @@ FAR = np.int32(2**30)  # squared distance to what is out of reach
 NONE = np.int16(2**14)  # rows to a pixel that is out of reach
 
 
-@numba.njit(cache=True, nogil=True)
+@njit
 def _down_the_columns(there, reach, away):
     """Rows to the nearest pixel of `there` in the same column within reach, negative upwards; of two equals the upper."""
     height, width = there.shape
@@ -37,7 +38,7 @@ def _down_the_columns(there, reach, away):
                 away[y, x] = below[x]
 
 
-@numba.njit(cache=True, nogil=True)
+@njit
 def _along_the_rows(labels, away, limit, owner, far2):
     """Label and squared distance (at most `limit`) of the nearest pixel, from the rows to it in each column."""
     height, width = labels.shape
@@ -74,7 +75,7 @@ def nearest_label(
     return owner, far2
 
 # %% ../../nbs/08_cells/28_label_pixels.ipynb #522dc344
-@numba.njit(cache=True, nogil=True)
+@njit
 def _medians(plane, labels, n, fewest, found):
     count = np.zeros(n + 2, np.int64)
     for k in labels.ravel():
@@ -101,7 +102,7 @@ def label_medians(
     return found
 
 # %% ../../nbs/08_cells/28_label_pixels.ipynb #e1c40733
-@numba.njit(cache=True, nogil=True)
+@njit
 def _boxes(found, before, n):
     """First and last row and column (n + 1, 4) of each label in either array."""
     box = np.empty((n + 1, 4), np.int32)
@@ -115,7 +116,7 @@ def _boxes(found, before, n):
     return box
 
 
-@numba.njit(cache=True, nogil=True)
+@njit
 def _flood(mask, value, new, y, x, stack):
     """Change the 4-connected pixels of a value from (y, x) on; how many."""
     height, width = mask.shape
@@ -132,7 +133,7 @@ def _flood(mask, value, new, y, x, stack):
     return n
 
 # %% ../../nbs/08_cells/28_label_pixels.ipynb #5bc043e0
-@numba.njit(cache=True, nogil=True)
+@njit
 def _largest_part(mask, stack):
     """Leave the largest part of the ones of a mask as ones; the others become zeros."""
     parts, best, most = 1, 0, 0
@@ -148,7 +149,7 @@ def _largest_part(mask, stack):
             mask[y, x] = mask[y, x] == best and most > 0
 
 
-@numba.njit(cache=True, nogil=True)
+@njit
 def _outside(mask, stack):
     """Mark with -1 the zeros of a mask that are connected to its border."""
     height, width = mask.shape
@@ -159,7 +160,7 @@ def _outside(mask, stack):
                 _flood(mask, 0, -1, y, x, stack)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit
 def _whole(found, before, n, made):
     box = _boxes(found, before, n)
     sides = (box[:, 2] - box[:, 0] + 1) * (box[:, 3] - box[:, 1] + 1)
@@ -190,7 +191,7 @@ def whole_objects(found: NDArray[np.int32], before: NDArray[np.int32]) -> NDArra
     return made
 
 # %% ../../nbs/08_cells/28_label_pixels.ipynb #77494c53
-@numba.njit(cache=True, nogil=True)
+@njit
 def _crossings(ys, xs, row, at):
     """Where a row crosses the sides of a polygon, in order; how often."""
     n, last = 0, len(ys) - 1
@@ -206,7 +207,7 @@ def _crossings(ys, xs, row, at):
     return n
 
 
-@numba.njit(cache=True, nogil=True)
+@njit
 def _fill(corners, numbers, y0, x0, out):
     at = np.empty(corners.shape[2], np.float64)
     height, width = out.shape

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.compiled import njit
 from ..core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Measurements:
         return len(self.table)
 
 # %% ../../nbs/08_cells/03_measure.ipynb #b8efd26e
-@numba.njit(cache=True, nogil=True)
+@njit
 def _add_intensities(data, owner, sums):
     """Add each channel's counts (c, rows, x) to `sums` (n + 1, c), by the owner of each pixel."""
     channels, rows, width = data.shape
@@ -58,7 +58,7 @@ def _add_intensities(data, owner, sums):
                 sums[current, c] += total
 
 
-@numba.njit(cache=True, nogil=True)
+@njit
 def _add_moments(owner, y0, height, moments, edge):
     """Add 1, y, x, yy, xx, yx of each pixel to `moments` (n + 1, 6); note who touches the border."""
     rows, width = owner.shape
