@@ -129,7 +129,9 @@ def test_the_shipped_network_gives_the_same_labels_for_any_tiles(
 def test_a_slide_that_is_an_image_has_the_labels_of_predict(tmp_path: Path) -> None:
     truth = discs((500, 520), 34, 13, seed=4)  # 26 px across: not scaled, the same pixels for both
     image = picture(truth, 4)
-    image[0, 0, :40] = np.linspace(20, 500, 40)[:, None]  # nuclei with a slope, and none of their own
+    image[0, 0, :40] = np.linspace(20, 500, 40)[
+        :, None
+    ]  # nuclei with a slope, and none of their own
     sample = slide_sample(tmp_path, image, pixel_um=0.35)
     network = star_network("nuclei")
     nuclei_sample(sample, network, NucleiParameters(), "k")
@@ -137,7 +139,9 @@ def test_a_slide_that_is_an_image_has_the_labels_of_predict(tmp_path: Path) -> N
     told = label_attrs(sample.image("axioscan_s1"), "nuclei")
     assert told["zoom"] == 1 and told["diameter_px"] == alone.diameter_px
     labels = labels_of(sample)
-    pairs = np.unique(np.stack([labels.ravel(), alone.labels.ravel()]), axis=1)  # but for the numbers
+    pairs = np.unique(
+        np.stack([labels.ravel(), alone.labels.ravel()]), axis=1
+    )  # but for the numbers
     assert pairs.shape[1] == 1 + alone.labels.max() == len(np.unique(labels)) > 150
     assert score(truth, labels).pixel_f1 > 0.95
 

@@ -7,9 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SAY = (
-    "from toy.outer import outer; print(outer(1.0), sum(outer.stats.cache_hits.values()))"  # value, hits
-)
+SAY = "from toy.outer import outer; print(outer(1.0), sum(outer.stats.cache_hits.values()))"  # value, hits
 
 
 def say(home: Path) -> list[str]:

@@ -88,9 +88,10 @@ def njit(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
 
     file = Path(function.__code__.co_filename)
     folder = _cache_folder(file) if file.is_file() else ""
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = folder or before  # Numba asks once, when the function is made
+    config: Any = numba.config
+    before = config.CACHE_DIR
+    config.CACHE_DIR = folder or before  # Numba asks once, when the function is made
     try:
         return numba.njit(**({"nogil": True, "cache": bool(folder)} | options))(function)
     finally:
-        numba.config.CACHE_DIR = before
+        config.CACHE_DIR = before

@@ -40,14 +40,14 @@ def needed_spans(wanted: Span, sizes: list[int]) -> list[tuple[Span, Span]]:
     return spans
 
 # %% ../../nbs/04_networks/05_parts.ipynb #4ee215b1
-STRIP_PX = 384  # rows of the finest pixels at a time
+STRIP_PX = 256  # rows of the finest pixels at a time
 
 
 @dataclass(frozen=True)
 class Stages:
     """Compiled parts of a U-Net: from the image to the first level and the next one's input, from there down and up again, and the first level and the head."""
 
-    enter: Callable[[Any], dict[str, Any]]
+    enter: Callable[[Any, Any], tuple[Any, Any]]
     body: Callable[[Any, Any], Any]
     leave: Callable[[Any, Any, Any], dict[str, Any]]
 
@@ -72,11 +72,11 @@ def make_stages(model: keras.Model, config: UNetConfig) -> Stages:
     def joined(below: Any, skip: Any) -> Any:
         return tf.concat([tf.repeat(tf.repeat(below, 2, axis=1), 2, axis=2), skip], -1)
 
-    def enter(x: Any) -> dict[str, Any]:
+    def enter(x: Any, crops: Any) -> tuple[Any, Any]:
         for g in range(config.grid.bit_length() - 1):
             x = half(pair(x, f"grid{g}"))
         x = pair(x, "down0")
-        return {"skip": x, "below": half(x)}
+        return _crop(x, crops[0]), _crop(half(x), crops[1])
 
     def body(x: Any, crops: Any) -> Any:
         skips = []
@@ -102,11 +102,12 @@ def make_stages(model: keras.Model, config: UNetConfig) -> Stages:
     def image(channels: int) -> Any:
         return tf.TensorSpec((None, None, None, channels), tf.float32)
 
-    f, crops = config.filters, tf.TensorSpec((config.depth, 3, 4), tf.int32)
+    f, two = config.filters, tf.TensorSpec((2, 4), tf.int32)
+    crops = tf.TensorSpec((config.depth, 3, 4), tf.int32)
     return Stages(
-        tf.function(enter, input_signature=[image(config.channels_in)]),
+        tf.function(enter, input_signature=[image(config.channels_in), two]),
         tf.function(body, input_signature=[image(f), crops]),
-        tf.function(leave, input_signature=[image(f), image(f), tf.TensorSpec((2, 4), tf.int32)]),
+        tf.function(leave, input_signature=[image(f), image(f), two]),
     )
 
 # %% ../../nbs/04_networks/05_parts.ipynb #200e5f4b
@@ -139,32 +140,53 @@ def _stages_of(model: keras.Model, config: UNetConfig) -> Stages:
     return _stages[id(model)][1]
 
 
+@dataclass(frozen=True)
+class _Strips:
+    """Strips (1, y, x, c) one under another; `starts`: the row of the first and the one after the last of each."""
+
+    starts: list[Span]
+    parts: list[Any]
+
+    def rows(self, low: int, high: int) -> Any:
+        """Some rows of all."""
+        import tensorflow as tf
+
+        cut = [
+            part[:, max(low - a, 0) : high - a]
+            for (a, b), part in zip(self.starts, self.parts, strict=True)
+            if a < high and b > low
+        ]
+        return tf.concat(cut, 1)
+
+
 def _enter(
     stages: Stages, x: NDArray[np.float32], config: UNetConfig, keep: tuple[Span, Span]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The first level's part `keep`, (y, x, c), for the way up, and the second level's input, strip by strip of an image (y, x, c)."""
-    g, f, (height, width) = config.grid, config.filters, x.shape[:2]
+) -> tuple[_Strips, Any]:
+    """The first level's part `keep` for the way up, and the second level's input (1, y, x, c), strip by strip of an image (y, x, c)."""
+    import tensorflow as tf
+
+    g, (height, width), skips, belows = config.grid, x.shape[:2], _Strips([], []), []
     (top, bottom), (left, right) = keep
-    skip = np.empty((bottom - top, right - left, f), np.float32)
-    below = np.empty((height // (2 * g), width // (2 * g), f), np.float32)
     for a in range(0, height, STRIP_PX):
         # before halving k times a pixel looks 2 (1 + 2 + ...) far: less than 2 grid; two more convolutions look 2 grid
         b, low = min(a + STRIP_PX, height), max(a - 4 * g, 0)
-        made = stages.enter(x[None, low : min(b + 4 * g, height)])
-        first, last = max(a // g, top), min(b // g, bottom)
+        first, last, start = max(a // g, top), min(b // g, bottom), low // g
+        last = max(first, last)
+        under = [(a - low) // (2 * g), (b - low) // (2 * g), 0, width // (2 * g)]
+        crops = [[first - start, last - start, left, right], under]
+        skip, below = stages.enter(x[None, low : min(b + 4 * g, height)], crops)
+        belows.append(below)
         if last > first:
-            own = made["skip"].numpy()[0, first - low // g : last - low // g, left:right]
-            skip[first - top : last - top] = own
-        own = slice((a - low) // (2 * g), (b - low) // (2 * g))
-        below[a // (2 * g) : b // (2 * g)] = made["below"].numpy()[0, own]
-    return skip, below
+            skips.starts.append((first, last))
+            skips.parts.append(skip)
+    return skips, tf.concat(belows, 1)
 
 # %% ../../nbs/04_networks/05_parts.ipynb #783e2758
 def _leave(
-    stages: Stages, below: Any, skip: NDArray[np.float32], config: UNetConfig, shape: tuple[int, int],
-    wanted: tuple[Span, Span], starts: NDArray[np.int64],
+    stages: Stages, below: Any, skips: _Strips, config: UNetConfig, shape: tuple[int, int],
+    wanted: tuple[Span, Span], starts: tuple[Span, int],
 ) -> dict[str, NDArray[np.float32]]:  # fmt: skip
-    """Outputs (y, x, c) of the wanted part, strip by strip. starts : where `below` and `skip` start on their levels, (2, y and x)."""
+    """Outputs (y, x, c) of the wanted part, strip by strip. starts : row and column where `below` starts on its level, column where the skips do."""
     sides = [b - a for a, b in wanted]
     out = {o.name: np.empty((*sides, o.channels), np.float32) for o in config.outputs}
     step = max(STRIP_PX // config.grid, 1)
@@ -173,9 +195,9 @@ def _leave(
         spans = [needed_spans(w, [n])[0] for w, n in zip(strip, shape, strict=True)]
         crops = [[v - m[0] for (m, k) in spans for v in k], [v - k[0] for (_, k), w in zip(spans, strip, strict=True) for v in w]]  # fmt: skip
         (r0, r1), (c0, c1) = (m for m, _ in spans)
-        (by, bx), (sy, sx) = starts
+        (by, bx), left = starts
         under = below[:, r0 // 2 - by : r1 // 2 - by, c0 // 2 - bx : c1 // 2 - bx]
-        made = stages.leave(under, skip[None, r0 - sy : r1 - sy, c0 - sx : c1 - sx], crops)
+        made = stages.leave(under, skips.rows(r0, r1)[:, :, c0 - left : c1 - left], crops)
         for name, values in made.items():
             out[name][a - wanted[0][0] : strip[0][1] - wanted[0][0]] = values.numpy()[0]
     return out
@@ -188,8 +210,6 @@ def predict_part(
 
     part : in pixels; starts are multiples of the grid, ends may be the block's. Raises `BadInput` for a part outside the block.
     """
-    import tensorflow as tf
-
     g, size = config.grid, block.shape[:2]
     if any(s.start % g or not 0 <= s.start < s.stop <= n for s, n in zip(part, size, strict=True)):
         raise BadInput("part", found=part, expected=f"in a block of {size}, from multiples of {g}")
@@ -199,8 +219,8 @@ def predict_part(
     shape = (x.shape[0] // g, x.shape[1] // g)
     ways = [needed_spans(w, [n // 2**d for d in range(config.depth)]) for w, n in zip((rows, columns), shape, strict=True)]  # fmt: skip
     stages, first = _stages_of(model, config), (ways[0][0][0], ways[1][0][0])
-    skip, below = _enter(stages, x, config, first)
-    below = stages.body(tf.constant(below[None]), level_crops(ways))
-    under = [w[1][1][0] if config.depth > 1 else 0 for w in ways]
-    starts = np.array([under, [s[0] for s in first]])
-    return _leave(stages, below, skip, config, shape, (rows, columns), starts)
+    skips, below = _enter(stages, x, config, first)
+    below = stages.body(below, level_crops(ways))
+    under = tuple(w[1][1][0] if config.depth > 1 else 0 for w in ways)
+    starts = ((under[0], under[1]), first[1][0])
+    return _leave(stages, below, skips, config, shape, (rows, columns), starts)
