@@ -51,7 +51,7 @@ class NucleiParameters(Parameters):
     )
     threshold: float = param(0.0, "probability of a nucleus; 0: the model's own", ge=0, lt=1)
     tile_px: int = param(
-        2048, "tiles at the network's scale: memory, never the result", unit="px", ge=256, le=8192
+        1680, "tiles at the network's scale: memory, never the result", unit="px", ge=256, le=8192
     )
     cofactor: float = param(100.0, "X is arcsinh(mean / cofactor)", unit="counts", gt=0)
 
@@ -255,15 +255,8 @@ def slide_result(sample: Sample, name: str, slide: str, channel: str) -> RegionR
         notes.append(f"{channel}: {np.nanmin(top):g} to {np.nanmax(top):g} in the overview")
     y, x = image.data.shape[-2:]
     pitch = (float(image.pixel_um[-2]), float(image.pixel_um[-1]))
-    return RegionResult(
-        slide,
-        "ok" if len(m) else "no nuclei",
-        "; ".join(notes),
-        (y, x),
-        pitch,
-        tuple(image.channels),
-        m,
-    )
+    status, channels = "ok" if len(m) else "no nuclei", tuple(image.channels)
+    return RegionResult(slide, status, "; ".join(notes), (y, x), pitch, channels, m)
 
 # %% ../../nbs/08_cells/33_slide_nuclei.ipynb #331463b4
 def nuclei_sample(

@@ -215,7 +215,9 @@ def predict_part(
         raise BadInput("part", found=part, expected=f"in a block of {size}, from multiples of {g}")
     rows, columns = ((s.start // g, -(-s.stop // g)) for s in part)
     pad = [(0, -n % config.multiple) for n in size]
-    x = np.pad(np.asarray(block, np.float32), [*pad, (0, 0)], mode="edge")
+    x = np.asarray(block, np.float32)
+    if any(n for _, n in pad):
+        x = np.pad(x, [*pad, (0, 0)], mode="edge")
     shape = (x.shape[0] // g, x.shape[1] // g)
     ways = [needed_spans(w, [n // 2**d for d in range(config.depth)]) for w, n in zip((rows, columns), shape, strict=True)]  # fmt: skip
     stages, first = _stages_of(model, config), (ways[0][0][0], ways[1][0][0])
