@@ -101,7 +101,7 @@ def labels_in(painter: LabelPainter, edges: Edges | None, box: Box) -> NDArray[n
     return numbers[labels[inside]]
 
 # %% ../../nbs/08_cells/32_slide_labels.ipynb #bcb0ec8b
-LABEL_BLOCK = 2048
+LABEL_BLOCK = 1024
 
 
 def label_array(
