@@ -1,6 +1,6 @@
 """Nuclei of a whole slide: processor time against the network's own, memory of a worker, labels for other tiles.
 
-    python benchmarks/nuclei_slide.py [--side 10000] [--tiles 1280] [--compare 512 1024 2048 --part 3072] [--out FILE]
+    python benchmarks/nuclei_slide.py [--side 10000] [--tiles 1680] [--compare 512 1024 2048 --part 3072] [--out FILE]
     python benchmarks/nuclei_slide.py --stardist 1024 [--side 10000]      # StarDist's predict_instances_big with the same network
 
 The slide is made of drawn nuclei (500 on 1000 x 1000 pixels, some of which overlap: 50,000 on 10,000 x 10,000). The network's own time is that of the shipped network
@@ -22,9 +22,9 @@ import numpy as np
 
 from imaxt_nb.cells.augment import as_input
 from imaxt_nb.cells.slide_labels import decide, label_array
-from imaxt_nb.cells.slide_nuclei import NucleiParameters, nuclei_sample, slide_plane
+from imaxt_nb.cells.slide_nuclei import NucleiParameters, find_edges, nuclei_sample, slide_plane
 from imaxt_nb.cells.slide_plane import SlidePlane, slide_levels
-from imaxt_nb.cells.slide_tiles import propose, star_network
+from imaxt_nb.cells.slide_tiles import TILE_PX, propose, star_network
 from imaxt_nb.networks.tiles import predict_block
 from imaxt_nb.networks.weights import load_model
 from imaxt_nb.sample.channels import Channel
@@ -109,7 +109,7 @@ def main() -> None:
         "--stardist", type=int, help="only StarDist's own loop, with blocks of this side"
     )
     parser.add_argument("--side", type=int, default=10000)
-    parser.add_argument("--tiles", type=int, default=1280)
+    parser.add_argument("--tiles", type=int, default=TILE_PX)
     parser.add_argument("--compare", type=int, nargs="*", default=[])
     parser.add_argument("--part", type=int, default=3072)
     parser.add_argument("--out", type=Path)
@@ -147,10 +147,11 @@ def main() -> None:
             pyramid=[np.asarray(plane.pyramid[0][: args.part, : args.part])],
             confidence=None,
         )
-        seen = {}
+        seen, edges = {}, find_edges(small, 22.0)
         for tile in args.compare:
             found, _ = propose(network, small, f"{home}/{tile}", tile)
-            seen[tile] = label_array(decide(found, network.overlap, 1.0), part).compute()
+            stars = decide(found, network.overlap, 1.0)
+            seen[tile] = label_array(stars, part, edges, tile // 2).compute()
         if seen:
             first = next(iter(seen.values()))
             same = all(np.array_equal(first, v) for v in seen.values())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +52,26 @@ def sample(slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Sample:
     return store
 
 
+@pytest.fixture(scope="module")
+def by_command(
+    stpt: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Future[tuple[Path, str]]]:
+    """A site where slides were simulated, converted and rendered by commands, and what the last one said when it was given again. It is made while others run."""
+    site = tmp_path_factory.mktemp("commands")
+    told = ["--slides", "1", "--regions", "0", "--pixel-um", "8", "--tile-px", "128"]
+    box, run = str(site / "box"), ["run", "axioscan/mosaic", "--sample", "S", "-p", "flat=none"]
+
+    def all_steps() -> tuple[Path, str]:
+        imaxt("simulate", "slides", box, "--from", str(stpt), *told, site=site)
+        said = imaxt("convert", "axioscan", f"{box}/axioscan", "--sample", "S", site=site)
+        assert "slide001" in said or (site / "data" / "S" / "raw" / "axioscan.zarr").is_dir()
+        imaxt(*run, site=site)
+        return site, imaxt(*run, site=site)
+
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(all_steps)
+
+
 def digest(folder: Path) -> dict[str, str]:
     return {
         p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
@@ -57,6 +79,7 @@ def digest(folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.usefixtures("by_command")  # to be made meanwhile
 def test_the_same_seed_makes_the_same_bytes(stpt: Path, tmp_path: Path) -> None:
     small = Scanner(pixel_um=8.0, tile_px=128)
     made = [
@@ -139,16 +162,11 @@ def test_no_slides_and_no_simulation_are_said(tmp_path: Path) -> None:
         simulate_slides(tmp_path / "out", tmp_path)
 
 
-def test_the_commands(stpt: Path, site: Path) -> None:
-    told = ["--slides", "1", "--regions", "0", "--pixel-um", "8", "--tile-px", "128"]
-    imaxt("simulate", "slides", str(site / "box"), "--from", str(stpt), *told, site=site)
-    done = imaxt("convert", "axioscan", str(site / "box" / "axioscan"), "--sample", "S", site=site)
-    assert "slide001" in str(done) or (site / "data" / "S" / "raw" / "axioscan.zarr").is_dir()
-    run = ["run", "axioscan/mosaic", "--sample", "S", "-p", "flat=none"]
-    imaxt(*run, site=site)
+def test_the_commands(by_command: Future[tuple[Path, str]]) -> None:
+    site, said = by_command.result()
     assert not (site / "data" / "S" / "calibration").exists(), "no flat field was asked for"
     assert "axioscan_slide001" in Sample.open("S", str(site / "data")).images()
-    assert "done before" in imaxt(*run, site=site)
+    assert "done before" in said
 
 
 def test_a_real_czi_is_a_slide(shared_data: Path, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,37 @@ from imaxt_nb.networks.weights import SHIPPED
 
 
 @pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[tuple[Path, Path]]]:
+    """A model and its scores, by archived runs: a tiny data set, a tiny network, a few steps. They are made while others run."""
+    home = tmp_path_factory.mktemp("trained")
+    source = home / "source"
+    for part in ("images", "labels"):
+        (source / part).mkdir(parents=True)
+    for k in range(9):
+        rng = np.random.default_rng(k)
+        image, labels = drawn_nuclei(rng, (96, 96), 18)
+        noisy = 50 * (1 + k % 3) + 100 * image + rng.normal(0, 2 + k % 3, image.shape)
+        tifffile.imwrite(source / f"images/{k}.tif", np.clip(noisy, 0, 6e4).astype(np.uint16))
+        tifffile.imwrite(source / f"labels/{k}.tif", labels.astype(np.float32))
+
+    def step(name: str, *settings: str) -> Path:
+        folder = "source" if name == "dataset" else "dataset"
+        arguments = [a for s in (f"{folder}={source}", *settings) for a in ("-p", s)]
+        imaxt("run", f"cells/{name}", "--study", "tiny", *arguments, site=home)
+        (folder,) = (home / f"runs/tiny/cells-{name}").glob("2*")
+        return folder
+
+    def all_steps() -> tuple[Path, Path]:
+        splits = step("dataset", "classes_per_shape=1", "groups_per_class=3") / "splits.csv"
+        tiny = ("steps=60", "batch=2", "patch_px=64", "filters=4", "learning_rate=0.01")
+        model = step("train", f"splits={splits}", *tiny) / "model"
+        return model, step("score", f"model={model}") / "scores.csv"
+
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(all_steps)
+
+
+@pytest.fixture(scope="module")
 def field() -> Labelled:
     """Drawn nuclei, 20 px across, on a pedestal with noise."""
     rng = np.random.default_rng(11)
@@ -35,6 +68,7 @@ def f1(truth: np.ndarray, found: np.ndarray) -> float:
     return score(clean_labels(truth), found).object_f1_50
 
 
+@pytest.mark.usefixtures("trained")  # to be made meanwhile
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "float64"])
 def test_number_types_give_the_same_nuclei(field: Labelled, dtype: str) -> None:
     model = nuclei_model()
@@ -139,28 +173,8 @@ def test_no_source_is_on_two_sides(shared_data: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_dataset_train_and_score_by_the_command_line(tmp_path: Path) -> None:
-    """A tiny data set, a tiny network, a few steps: data set, training and Table 3 through archived runs."""
-    source = tmp_path / "source"
-    for part in ("images", "labels"):
-        (source / part).mkdir(parents=True)
-    for k in range(9):
-        rng = np.random.default_rng(k)
-        image, labels = drawn_nuclei(rng, (96, 96), 18)
-        noisy = 50 * (1 + k % 3) + 100 * image + rng.normal(0, 2 + k % 3, image.shape)
-        tifffile.imwrite(source / f"images/{k}.tif", np.clip(noisy, 0, 6e4).astype(np.uint16))
-        tifffile.imwrite(source / f"labels/{k}.tif", labels.astype(np.float32))
-
-    def step(name: str, *settings: str) -> Path:
-        folder = "source" if name == "dataset" else "dataset"
-        arguments = [a for s in (f"{folder}={source}", *settings) for a in ("-p", s)]
-        imaxt("run", f"cells/{name}", "--study", "tiny", *arguments, site=tmp_path)
-        (folder,) = (tmp_path / f"runs/tiny/cells-{name}").glob("2*")
-        return folder
-
-    splits = step("dataset", "classes_per_shape=1", "groups_per_class=3") / "splits.csv"
-    tiny = ("steps=60", "batch=2", "patch_px=64", "filters=4", "learning_rate=0.01")
-    model = step("train", f"splits={splits}", *tiny) / "model"
+def test_dataset_train_and_score_by_the_command_line(trained: Future[tuple[Path, Path]]) -> None:
+    """Data set, training and Table 3 through archived runs."""
+    model, scores = trained.result()
     assert (model / "card.json").is_file()
-    scores = pd.read_csv(step("score", f"model={model}") / "scores.csv")
-    assert len(scores) == 9, "without splits, all images are scored"
+    assert len(pd.read_csv(scores)) == 9, "without splits, all images are scored"

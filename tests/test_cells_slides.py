@@ -10,11 +10,13 @@ import pandas as pd
 import pytest
 
 from imaxt_nb.analysis.tables import cells_anndata, check_cells
+from imaxt_nb.cells.predict import find_nuclei, nuclei_model
 from imaxt_nb.cells.score import score
 from imaxt_nb.cells.slide_labels import decide, label_array
 from imaxt_nb.cells.slide_nuclei import (
     NucleiParameters,
-    find_zoom,
+    find_diameter,
+    find_edges,
     nuclei_sample,
     same_channels,
     slide_plane,
@@ -26,6 +28,7 @@ from imaxt_nb.core.errors import BadInput, ImaxtError
 from imaxt_nb.core.frames import Frame, translation
 from imaxt_nb.federation.atlas import AtlasParameters, make_atlas
 from imaxt_nb.sample.channels import Channel
+from imaxt_nb.sample.labels import label_attrs
 from imaxt_nb.sample.store import Sample
 
 CHANNELS = [Channel("DAPI"), Channel("Cy5")]
@@ -112,14 +115,43 @@ def test_the_shipped_network_gives_the_same_labels_for_any_tiles(
     image = picture(discs(shape, 26, 11 / zoom, seed=2), seed=2)[0, 0]
     plane = SlidePlane((image,), None, 1.0, top=3.0)
     plane = replace(plane, levels=slide_levels(plane), zoom=zoom)
-    network, made = star_network("nuclei"), {}
+    network, made, edges = star_network("nuclei"), {}, find_edges(plane, 22 / zoom)
     for tile in (512, 1024, 2048):
         found, failed = propose(network, plane, str(tmp_path / str(tile)), tile)
         stars = decide(found, network.overlap, zoom)
-        made[tile] = label_array(stars, shape, block=tile // 2).compute()
+        made[tile] = label_array(stars, shape, edges, tile // 2).compute()
         assert not failed
     assert np.array_equal(made[512], made[2048]) and np.array_equal(made[1024], made[2048])
     assert made[512].max() > 300
+    assert not np.array_equal(made[512], label_array(stars, shape).compute())  # they were snapped
+
+
+def test_a_slide_that_is_an_image_has_the_labels_of_predict(tmp_path: Path) -> None:
+    truth = discs((500, 520), 34, 13, seed=4)  # 26 px across: not scaled, the same pixels for both
+    image = picture(truth, 4)
+    image[0, 0, :40] = np.linspace(20, 500, 40)[
+        :, None
+    ]  # nuclei with a slope, and none of their own
+    sample = slide_sample(tmp_path, image, pixel_um=0.35)
+    network = star_network("nuclei")
+    nuclei_sample(sample, network, NucleiParameters(), "k")
+    alone = find_nuclei(image[0, 0], nuclei_model(), pixel_um=0.35)
+    told = label_attrs(sample.image("axioscan_s1"), "nuclei")
+    assert told["zoom"] == 1 and told["diameter_px"] == alone.diameter_px
+    labels = labels_of(sample)
+    pairs = np.unique(
+        np.stack([labels.ravel(), alone.labels.ravel()]), axis=1
+    )  # but for the numbers
+    assert pairs.shape[1] == 1 + alone.labels.max() == len(np.unique(labels)) > 150
+    assert score(truth, labels).pixel_f1 > 0.95
+
+
+def test_large_nuclei_are_segmented_at_30_px(tmp_path: Path) -> None:
+    truth = discs((600, 600), 140, 40, seed=5)
+    sample = slide_sample(tmp_path, picture(truth, 5), pixel_um=0.1)
+    nuclei_sample(sample, star_network("nuclei"), NucleiParameters(nucleus_um=8), "k")
+    assert label_attrs(sample.image("axioscan_s1"), "nuclei")["zoom"] == pytest.approx(30 / 80)
+    assert score(truth, labels_of(sample)).pixel_f1 > 0.98
 
 
 def test_every_disc_becomes_a_cell_with_its_measures(tmp_path: Path, truth: np.ndarray) -> None:
@@ -244,7 +276,7 @@ def test_20x_and_40x_give_the_same_nuclei(
         nuclei_sample(sample, DISCS, told, str(told.nucleus_um))
         assert score(fine, labels_of(sample)).object_f1_50 > 0.95
     plane = replace(slide_plane(sample, sample.image("axioscan_s1"), "DAPI"), top=3.0)
-    assert 22 * pixel_um / find_zoom(DISCS, plane, pixel_um, 0) == pytest.approx(10, abs=1.5)
+    assert pixel_um * find_diameter(DISCS, plane, pixel_um, 0) == pytest.approx(10, abs=1.5)
 
 
 def test_cells_of_two_modalities_meet_in_the_atlas(tmp_path: Path, truth: np.ndarray) -> None:

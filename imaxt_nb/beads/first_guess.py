@@ -5,9 +5,10 @@
 # %% ../../nbs/06_beads/04_first_guess.ipynb #be6a6015
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from ..core.compiled import njit
 
 # %% auto #0
 __all__ = ['RAGGED', 'first_guess']
@@ -16,7 +17,7 @@ __all__ = ['RAGGED', 'first_guess']
 RAGGED = 0.35  # of the brightness: more unevenness than that inside is no bead's
 
 
-@numba.njit(nogil=True, cache=True)
+@njit
 def first_guess(
     n: NDArray, allowed: NDArray, theta: NDArray, prior: NDArray, pixel: NDArray, floor: float
 ) -> tuple[bool, float]:

@@ -5,13 +5,13 @@
 # %% ../../nbs/06_beads/05_fit.ipynb #799acd3a
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from .first_guess import RAGGED, first_guess
 from .likelihood import N, climb, photons
 from .model import GRID, at_distance, radial_table
+from ..core.compiled import njit
 
 # %% auto #0
 __all__ = ['COLUMNS', 'CLIP', 'TOLERANCE', 'LAG', 'UNEVEN', 'LARGEST', 'HELD', 'settle', 'left', 'fit_one']
@@ -25,7 +25,7 @@ COLUMNS = (
 CLIP, TOLERANCE = 5.0, 0.1  # standard deviations; part of the brightness that no bead is perfect to
 
 
-@numba.njit(nogil=True, cache=True)
+@njit
 def _soft(n: NDArray) -> NDArray:
     """Mean over 5 x 5 pixels, fewer at the border: what stands out faintly but widely."""
     total = np.zeros((n.shape[0] + 1, n.shape[1] + 1))
@@ -42,7 +42,7 @@ def _soft(n: NDArray) -> NDArray:
     return out
 
 # %% ../../nbs/06_beads/05_fit.ipynb #7cf235ee
-@numba.njit(nogil=True, cache=True)
+@njit
 def _clip(
     n: NDArray, allowed: NDArray, a: float, low: NDArray, high: NDArray, floor: float, limit: float
 ) -> NDArray:
@@ -62,7 +62,7 @@ def _clip(
     return usable
 
 # %% ../../nbs/06_beads/05_fit.ipynb #efc5f700
-@numba.njit(nogil=True, cache=True)
+@njit
 def _verdict(
     n: NDArray, allowed: NDArray, theta: NDArray, model: NDArray, floor: float,
     optics: NDArray, pixel: NDArray,
@@ -94,7 +94,7 @@ def _verdict(
 LAG = 2  # pixels, of cubic interpolation
 
 
-@numba.njit(nogil=True, cache=True)
+@njit
 def _influence(
     n: NDArray, usable: NDArray, theta: NDArray, inverse: NDArray, optics: NDArray, pixel: NDArray, floor: float,
 ) -> NDArray:  # fmt: skip
@@ -118,7 +118,7 @@ def _influence(
     return out
 
 # %% ../../nbs/06_beads/05_fit.ipynb #383d2415
-@numba.njit(nogil=True, cache=True)
+@njit
 def _correlated(w: NDArray) -> NDArray:
     """What correlation adds to the variances of the six parameters; w as of `_influence`."""
     extra = np.zeros(N)
@@ -137,7 +137,7 @@ def _correlated(w: NDArray) -> NDArray:
     return extra
 
 # %% ../../nbs/06_beads/05_fit.ipynb #407803af
-@numba.njit(nogil=True, cache=True)
+@njit
 def _errors(
     row: NDArray, n: NDArray, usable: NDArray, theta: NDArray, fisher: NDArray, optics: NDArray, pixel: NDArray,
     floor: float, doubt: float,
@@ -159,7 +159,7 @@ LARGEST = 4.0  # radius of a sphere, in standard deviations above the mean
 HELD = 0.4  # radius of a disc that is held, least part of the mean
 
 
-@numba.njit(nogil=True, cache=True)
+@njit
 def settle(
     n: NDArray, allowed: NDArray, usable: NDArray, theta: NDArray, optics: NDArray, pixel: NDArray, floor: float,
     prior: NDArray, largest: float, held: bool,
@@ -176,14 +176,14 @@ def settle(
     return converged, usable, fisher, model
 
 # %% ../../nbs/06_beads/05_fit.ipynb #285edb69
-@numba.njit(nogil=True, cache=True)
+@njit
 def left(theta: NDArray, guess: NDArray, prior: NDArray) -> bool:
     """Whether a fit left its first guess, or took what lies around for the soft edge of the largest bead."""
     gone = np.hypot(theta[0] - guess[0], theta[1] - guess[1]) > 0.25 * np.sqrt(guess[2]) + 3
     return bool(gone or theta[2] + theta[3] ** 2 > 0.98 * (prior[0] + LARGEST * prior[1]) ** 2)
 
 
-@numba.njit(nogil=True, cache=True)
+@njit
 def _around(
     n: NDArray, allowed: NDArray, guess: NDArray, optics: NDArray, pixel: NDArray, floor: float
 ) -> NDArray:
@@ -198,7 +198,7 @@ def _around(
     return _clip(n, allowed, guess[4], low, high, floor, CLIP)
 
 # %% ../../nbs/06_beads/05_fit.ipynb #62549cd2
-@numba.njit(nogil=True, cache=True)
+@njit
 def fit_one(
     n: NDArray, allowed: NDArray, start: NDArray, optics: NDArray, pixel: NDArray,
     floor: float, prior: NDArray,

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from .model import GRID, at_distance, radial_table
+from ..core.compiled import njit
 from ..core.errors import BadInput
 
 # %% auto #0
@@ -44,7 +44,7 @@ class RadiusPrior:
 N = 6
 
 
-@numba.njit(nogil=True, cache=True)
+@njit
 def photons(theta: NDArray, optics: NDArray, shape: Any, pixel: NDArray) -> NDArray:
     """Expected photons (y, x)."""
     start, table = radial_table(theta[2], theta[3], optics)
@@ -57,7 +57,7 @@ def photons(theta: NDArray, optics: NDArray, shape: Any, pixel: NDArray) -> NDAr
     return out
 
 
-@numba.njit(nogil=True, cache=True)
+@njit
 def _prior(theta: NDArray, prior: NDArray, fisher: NDArray, score: NDArray) -> float:
     """Adds the priors on R = sqrt(q + u^2), and on u, which is even over a sphere; returns their -log."""
     radius = np.sqrt(max(theta[2] + theta[3] ** 2, 1e-6))
@@ -74,7 +74,7 @@ def _prior(theta: NDArray, prior: NDArray, fisher: NDArray, score: NDArray) -> f
     return 0.5 * ((prior[0] - radius) / prior[1]) ** 2 + 0.5 * theta[3] ** 2 * spread
 
 # %% ../../nbs/06_beads/01_likelihood.ipynb #708882fc
-@numba.njit(nogil=True, cache=True)
+@njit
 def _likelihood(
     n: NDArray, usable: NDArray, theta: NDArray, optics: NDArray, pixel: NDArray,
     floor: float, prior: NDArray, fisher: NDArray, score: NDArray,
@@ -113,7 +113,7 @@ def _likelihood(
 WINDOW, ENOUGH = 5, 2e-4  # five steps that gain less than this in log-likelihood: 2 % of an error
 
 
-@numba.njit(nogil=True, cache=True)
+@njit
 def climb(
     n: NDArray, usable: NDArray, theta: NDArray, optics: NDArray, pixel: NDArray,
     floor: float, prior: NDArray, fisher: NDArray, largest: float, held: bool,

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.compiled import njit
 from ..core.errors import BadInput
 
 # %% auto #0
@@ -42,7 +42,7 @@ class Optics:
         return np.array([self.thickness_um, self.attenuation_um, sigma])
 
 # %% ../../nbs/06_beads/00_model.ipynb #7674072d
-@numba.njit(nogil=True, cache=True)
+@njit
 def bessel_i0e(x: float) -> float:
     """exp(-x) I0(x) for x >= 0."""
     if x < 3.75:
@@ -56,7 +56,7 @@ def bessel_i0e(x: float) -> float:
     return p / np.sqrt(x)
 
 
-@numba.njit(nogil=True, cache=True)
+@njit
 def bessel_i1e(x: float) -> float:
     """exp(-x) I1(x) for x >= 0."""
     if x < 3.75:
@@ -75,7 +75,7 @@ GAUSS_W = np.polynomial.legendre.leggauss(4)[1]
 MAX_PANELS = 200
 
 
-@numba.njit(nogil=True, cache=True)
+@njit
 def depth_nodes(q: float, u: float, optics: NDArray) -> NDArray:
     """(n, 3): radius, weight and depth zeta of nodes; weights of a layer that is full sum to 1; may be empty."""
     t, tau, sigma = optics
@@ -103,7 +103,7 @@ REACH = 6.0  # blurs from an edge to where it isn't felt
 GRID = 4  # nodes a blur
 
 
-@numba.njit(nogil=True, cache=True)
+@njit
 def radial_table(q: float, u: float, optics: NDArray) -> tuple[float, NDArray]:
     """(rho0, table): columns f, df/drho, df/dq, df/du at rho0 + k sigma / 4, in um; zero beyond; may have one row.
 
@@ -128,7 +128,7 @@ def radial_table(q: float, u: float, optics: NDArray) -> tuple[float, NDArray]:
     return start, table
 
 # %% ../../nbs/06_beads/00_model.ipynb #05f09fd0
-@numba.njit(nogil=True, cache=True)
+@njit
 def _add_disc(
     table: NDArray, start: float, step: float, r: float, w: float, zeta: float, sigma: float
 ) -> None:
@@ -144,7 +144,7 @@ def _add_disc(
         table[k, 3] += 2 * zeta * slope
 
 
-@numba.njit(nogil=True, cache=True)
+@njit
 def _integrate(table: NDArray, step: float) -> None:
     """Column 0 from its first value and column 1: fourth order, the slope being odd about rho = 0."""
     n = len(table)
@@ -155,7 +155,7 @@ def _integrate(table: NDArray, step: float) -> None:
         table[k + 1, 0] = table[k, 0] + step / 24 * inside
 
 # %% ../../nbs/06_beads/00_model.ipynb #b09b8404
-@numba.njit(nogil=True, cache=True, inline="always")
+@njit(inline="always")
 def at_distance(
     rho: float, start: float, step: float, table: NDArray
 ) -> tuple[float, float, float, float]:
@@ -173,7 +173,7 @@ def at_distance(
     return f, a[1] + e * (b[1] - a[1]), a[2] + e * (b[2] - a[2]), a[3] + e * (b[3] - a[3])
 
 # %% ../../nbs/06_beads/00_model.ipynb #60db202f
-@numba.njit(nogil=True, cache=True)
+@njit
 def _sample(rho: NDArray, q: float, u: float, optics: NDArray) -> NDArray:
     start, table = radial_table(q, u, optics)
     out = np.empty((len(rho), 4))

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from .fit import COLUMNS, fit_one
 from .likelihood import Camera, RadiusPrior
 from .model import Optics
+from ..core.compiled import njit
 from ..core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ['FLAGS', 'MAX_MISFIT', 'MAX_AROUND', 'MIN_COVERAGE', 'MIN_SIGNIFICANCE', 'LEAST_DISC', 'fit_beads', 'flag_of']
 
 # %% ../../nbs/06_beads/02_profile.ipynb #e573566b
-@numba.njit(nogil=True, cache=True)
+@njit
 def _stamp(image: NDArray, bead: NDArray, pixel: NDArray, camera: NDArray) -> Any:
     """(photons, allowed, row0, col0): the surroundings of (x, y, radius)."""
     half = 1.5 * bead[2] + 6.0
@@ -42,7 +42,7 @@ def _stamp(image: NDArray, bead: NDArray, pixel: NDArray, camera: NDArray) -> An
     return n, allowed, r0, c0
 
 
-@numba.njit(nogil=True, cache=True)
+@njit
 def _fit_all(
     image: NDArray, beads: NDArray, n_fit: int, first: NDArray, neighbours: NDArray,
     optics: NDArray, pixel: NDArray, camera: NDArray, prior: NDArray,

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.compiled import njit
 from ..core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Measurements:
         return len(self.table)
 
 # %% ../../nbs/08_cells/03_measure.ipynb #b8efd26e
-@numba.njit(cache=True, nogil=True)
+@njit
 def _add_intensities(data, owner, sums):
     """Add each channel's counts (c, rows, x) to `sums` (n + 1, c), by the owner of each pixel."""
     channels, rows, width = data.shape
@@ -58,7 +58,7 @@ def _add_intensities(data, owner, sums):
                 sums[current, c] += total
 
 
-@numba.njit(cache=True, nogil=True)
+@njit
 def _add_moments(owner, y0, height, moments, edge):
     """Add 1, y, x, yy, xx, yx of each pixel to `moments` (n + 1, 6); note who touches the border."""
     rows, width = owner.shape
@@ -132,6 +132,12 @@ def _distinct(labels: NDArray[Any]) -> NDArray[np.int64]:
     return ids[ids > 0]
 
 
+def _ids(labels: Any, spans: list[slice]) -> NDArray[np.int64]:
+    """The labels that occur in an array that is read span by span."""
+    found = [_distinct(_rows(labels, rows)) for rows in spans]
+    return np.unique(np.concatenate([np.empty(0, np.int64), *found]))
+
+
 def _rows(array: Any, rows: slice, channels: slice | None = None) -> NDArray[Any]:
     """A block of rows in memory, contiguous."""
     block = array[rows] if channels is None else array[channels, rows]
@@ -178,26 +184,27 @@ def measure(
     cells: Any,
     pixel_um: tuple[float, float] = (1.0, 1.0),
     confidence: Any = None,
+    highest: int | None = None,
 ) -> Measurements:
     """Measure every cell and its nucleus; one pass over the pixels (paper, 4.4.4).
 
     data : (c, y, x), any number type, numpy or Dask (read by its own chunks of rows and channels).
-    nuclei, cells : integers (y, x), numpy or Dask; nucleus k belongs to cell k; numbers may be skipped.
+    nuclei, cells : integers (y, x), numpy or Dask; nucleus k belongs to cell k; numbers may be skipped. The same array for both is read once.
     pixel_um : pitch (y, x).
-    confidence : (y, x), 0..1, how sure the method is of each pixel.
+    confidence : (y, x), 0..1, how sure the method is of each pixel. highest : the largest label, if it is known: the labels are then read once less.
 
     Raises `BadInput` for shapes that differ, labels that are not integers or negative, a nucleus
     without a cell, and values that are not finite.
     """
     _check(data, nuclei, cells, pixel_um)
     spans, parts = _spans(data, 1, 512), _spans(data, 0, data.shape[0] or 1)
-    found = [_distinct(_rows(cells, rows)) for rows in spans]
-    index = _Index(np.unique(np.concatenate([np.empty(0, np.int64), *found])))
+    index = _Index(_ids(cells, spans) if highest is None else np.arange(1, highest + 1))
     n, c, height = len(index.ids), data.shape[0], data.shape[1]
     sums, edge = np.zeros((2, n + 1, c)), np.zeros((2, n + 1), bool)
     moments, sure = np.zeros((2, n + 1, 6)), np.zeros(n + 1)
+    masks = [(cells, "cells"), (nuclei, "nuclei")][: 1 if nuclei is cells else 2]
     for rows in spans:
-        owners = [index(_rows(a, rows), m) for a, m in ((cells, "cells"), (nuclei, "nuclei"))]
+        owners = [index(_rows(a, rows), m) for a, m in masks]
         for mask, owner in enumerate(owners):
             _add_moments(owner, rows.start, height, moments[mask], edge[mask])
         if confidence is not None:
@@ -206,8 +213,13 @@ def measure(
             block = _rows(data, rows, part)
             for mask, owner in enumerate(owners):
                 _add_intensities(block, owner, sums[mask][:, part])
-    done = _assemble(index.ids, sums[:, 1:], moments[:, 1:], edge[0, 1:], pixel_um)
-    return _add_quality(done, cells.shape, pixel_um, None if confidence is None else sure[1:])
+    if nuclei is cells:
+        sums[1], moments[1] = sums[0], moments[0]
+    there = np.flatnonzero(moments[0, 1:, 0]) + 1
+    done = _assemble(
+        index.ids[there - 1], sums[:, there], moments[:, there], edge[0, there], pixel_um
+    )
+    return _add_quality(done, cells.shape, pixel_um, None if confidence is None else sure[there])
 
 # %% ../../nbs/08_cells/03_measure.ipynb #95ba0cc2
 def _assemble(

@@ -44,9 +44,10 @@ def resize(image: NDArray[Any], factor: float) -> Plane:
 LARGEST_PX = 30.0  # diameter that larger nuclei are shrunk to
 
 
-def magnification(diameter_px: float) -> float:
-    """The factor that an image with nuclei of a diameter is scaled by before it is segmented."""
-    return float(np.clip(diameter_px, MODEL_PX, LARGEST_PX)) / diameter_px
+def magnification(diameter_px: float, object_px: float = MODEL_PX) -> float:
+    """The factor that an image with nuclei of a diameter is scaled by before it is segmented; `object_px`: what the network was trained on."""
+    largest = LARGEST_PX * object_px / MODEL_PX
+    return float(np.clip(diameter_px, object_px, largest)) / diameter_px
 
 # %% ../../nbs/08_cells/16_object_size.ipynb #9e3b9d5f
 def windows(image: Plane, side_px: int, n: int = 2) -> list[Plane]:

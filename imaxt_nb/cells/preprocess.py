@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.compiled import njit
 from ..core.errors import BadInput
 
 # %% auto #0
 __all__ = ['remove_hot_pixels', 'normalise']
 
 # %% ../../nbs/08_cells/01_preprocess.ipynb #46e5f466
-@numba.njit(cache=True, nogil=True)
+@njit
 def _cool(image, threshold, out):
     """Write `image` (y, x) without hot pixels to `out`; returns how many there were."""
     height, width = image.shape

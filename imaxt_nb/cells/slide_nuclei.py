@@ -16,17 +16,18 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from .measure import Measurements, measure
-from .object_size import estimate_diameter
+from .object_size import estimate_diameter, magnification
 from .predict import NUCLEUS_UM, size_limits
 from .results import RegionResult, common_panel, measured
-from .slide_labels import decide, label_array
-from .slide_plane import SlidePlane, sample_fields, slide_levels
+from .slide_labels import Edges, decide, label_array
+from .slide_plane import SlidePlane, sampled, slide_levels, slide_pixels
 from .slide_tiles import StarNetwork, propose
 from .star import Candidates, candidates, nms
 from ..core.errors import BadInput
 from ..core.files import STAGING, canonical_json, digest_text
 from ..core.parameters import Parameters, param
 from ..core.progress import track
+from ..networks.levels import noise_sd
 from ..sample.channels import Channel, find_channel
 from ..sample.images import Image
 from ..sample.labels import add_labels, label_attrs
@@ -34,9 +35,9 @@ from ..sample.places import lock
 from ..sample.store import Sample
 
 # %% auto #0
-__all__ = ['FIELDS', 'FIELD_PX', 'NucleiParameters', 'StoredPlane', 'stored_pyramid', 'slide_plane', 'find_zoom', 'touching_edge',
-           'edge_distance', 'measure_slide', 'segment_slide', 'slide_result', 'nuclei_sample', 'same_channels',
-           'nuclei_metrics']
+__all__ = ['FIELDS', 'FIELD_PX', 'NucleiParameters', 'StoredPlane', 'stored_pyramid', 'slide_plane', 'find_diameter',
+           'find_edges', 'touching_edge', 'edge_distance', 'measure_slide', 'segment_slide', 'slide_result',
+           'nuclei_sample', 'same_channels', 'nuclei_metrics']
 
 # %% ../../nbs/08_cells/33_slide_nuclei.ipynb #35d2797f
 class NucleiParameters(Parameters):
@@ -50,7 +51,7 @@ class NucleiParameters(Parameters):
     )
     threshold: float = param(0.0, "probability of a nucleus; 0: the model's own", ge=0, lt=1)
     tile_px: int = param(
-        1280, "tiles at the network's scale: memory, never the result", unit="px", ge=256, le=8192
+        1680, "tiles at the network's scale: memory, never the result", unit="px", ge=256, le=8192
     )
     cofactor: float = param(100.0, "X is arcsinh(mean / cofactor)", unit="counts", gt=0)
 
@@ -99,14 +100,13 @@ def slide_plane(sample: Sample, image: Image, channel: str) -> SlidePlane:
 FIELDS, FIELD_PX = 4, 1024
 
 
-def find_zoom(network: StarNetwork, plane: SlidePlane, pixel_um: float, nucleus_um: float) -> float:
-    """Scale of the slide that brings its nuclei to `network.object_px`; nucleus_um 0: estimated."""
+def find_diameter(
+    network: StarNetwork, plane: SlidePlane, pixel_um: float, nucleus_um: float
+) -> float:
+    """Diameter of the nuclei in the slide's pixels; nucleus_um 0: estimated, or what is usual where none is seen."""
     if nucleus_um:
-        return network.object_px * pixel_um / nucleus_um
-    native = replace(plane, zoom=1.0)
-    fields = [native.read(b) for b in sample_fields(native, FIELD_PX, FIELDS)]
-    width = max(f.shape[1] for f in fields)
-    seen = np.concatenate([np.pad(f, ((0, 0), (0, width - f.shape[1]))) for f in fields])
+        return nucleus_um / pixel_um
+    seen = np.nan_to_num(sampled(replace(plane, zoom=1.0), FIELD_PX, FIELDS))
 
     def detect(scaled: NDArray[np.float32]) -> Candidates:
         whole = (slice(0, scaled.shape[0]), slice(0, scaled.shape[1]))
@@ -114,7 +114,13 @@ def find_zoom(network: StarNetwork, plane: SlidePlane, pixel_um: float, nucleus_
         return nms(candidates(*answer, network.threshold, network.grid), network.overlap)
 
     found, _ = estimate_diameter(seen, detect, size_limits(pixel_um))
-    return network.object_px / found if np.isfinite(found) else network.object_px * pixel_um / NUCLEUS_UM  # fmt: skip
+    return found if np.isfinite(found) else NUCLEUS_UM / pixel_um
+
+
+def find_edges(plane: SlidePlane, diameter_px: float) -> Edges:
+    """What the labels of a slide are snapped to."""
+    seen = slide_pixels(plane)
+    return Edges(plane.pyramid[0], diameter_px, noise_sd(seen), float(np.nanmin(seen)))
 
 # %% ../../nbs/08_cells/33_slide_nuclei.ipynb #8e3033a7
 def touching_edge(labels: Any, confidence: Any, rows: int = 1024) -> NDArray[np.int64]:
@@ -160,7 +166,8 @@ def measure_slide(
         trust = da.from_array(confidence.array, chunks=(*[1] * len(confidence.lead), 2048, 2048))
         data = da.concatenate([data, trust[confidence.lead][None].astype(np.float32)])
     data, labels = (a.rechunk({-2: 512, -1: -1}) for a in (data, labels))
-    m = measure(data, labels, labels, (image.pixel_um[-2], image.pixel_um[-1]))
+    pitch = (image.pixel_um[-2], image.pixel_um[-1])
+    m = measure(data, labels, labels, pitch, highest=len(scores))
     table = m.table.drop(columns=[c for c in m.table.columns if str(c).startswith("nucleus_")])
     means = m.cell_means
     table["score"] = scores[table.cell_id.to_numpy() - 1] if len(table) else np.empty(0)
@@ -201,18 +208,14 @@ def segment_slide(
     pitch = float(np.sqrt(image.pixel_um[-2] * image.pixel_um[-1]))
     if p.threshold:
         network = replace(network, threshold=p.threshold)
-    plane = replace(plane, zoom=find_zoom(network, plane, pitch, p.nucleus_um))
-    about = {
-        "key": key,
-        "network": network.mark,
-        "zoom": plane.zoom,
-        "threshold": network.threshold,
-    }
+    diameter = find_diameter(network, plane, pitch, p.nucleus_um)
+    plane = replace(plane, zoom=magnification(diameter, network.object_px))
+    about = {"key": key, "network": network.mark, "zoom": plane.zoom, "diameter_px": diameter, "threshold": network.threshold}  # fmt: skip
     folder = _working_folder(sample, name, about | {"tile_px": p.tile_px})
     with lock(sample.path("images", f"{name}_nuclei")):
         found, failed = propose(network, plane, folder, p.tile_px, lambda t: warn(f"{name}: {t}"))
         stars = decide(found, network.overlap, plane.zoom)
-        labels = label_array(stars, image.data.shape[-2:])
+        labels = label_array(stars, image.data.shape[-2:], find_edges(plane, diameter))
         scores = np.round(1000 * stars.prob).astype(int).tolist()
         about |= {"failed": failed, "score_per_mille": scores}
         add_labels(image, "nuclei", labels[None] if "z" in image.axes else labels, about)
@@ -252,15 +255,8 @@ def slide_result(sample: Sample, name: str, slide: str, channel: str) -> RegionR
         notes.append(f"{channel}: {np.nanmin(top):g} to {np.nanmax(top):g} in the overview")
     y, x = image.data.shape[-2:]
     pitch = (float(image.pixel_um[-2]), float(image.pixel_um[-1]))
-    return RegionResult(
-        slide,
-        "ok" if len(m) else "no nuclei",
-        "; ".join(notes),
-        (y, x),
-        pitch,
-        tuple(image.channels),
-        m,
-    )
+    status, channels = "ok" if len(m) else "no nuclei", tuple(image.channels)
+    return RegionResult(slide, status, "; ".join(notes), (y, x), pitch, channels, m)
 
 # %% ../../nbs/08_cells/33_slide_nuclei.ipynb #331463b4
 def nuclei_sample(

@@ -17,7 +17,7 @@ from ..networks.levels import Levels, apply_levels, find_levels
 from ..networks.tiles import Box
 
 # %% auto #0
-__all__ = ['FIELD_PX', 'FIELDS', 'Taps', 'taps', 'SlidePlane', 'sample_fields', 'slide_levels']
+__all__ = ['FIELD_PX', 'FIELDS', 'Taps', 'taps', 'SlidePlane', 'sample_fields', 'sampled', 'slide_pixels', 'slide_levels']
 
 # %% ../../nbs/08_cells/30_slide_plane.ipynb #90de5e49
 @dataclass(frozen=True)
@@ -140,14 +140,25 @@ def sample_fields(plane: SlidePlane, side: int = FIELD_PX, most: int = FIELDS) -
     return [some[i] for i in np.unique(np.linspace(0, len(some) - 1, most).astype(int))]
 
 # %% ../../nbs/08_cells/30_slide_plane.ipynb #5aa8b822
-def slide_levels(plane: SlidePlane) -> Levels:
-    """Levels of the slide, from its fields; raises `BadInput` for a slide without a finite pixel."""
-    if plane.zoom != 1:
-        plane = SlidePlane(plane.pyramid, plane.confidence, 1.0)
-    fields = [plane.read(b) for b in sample_fields(plane)]
+def sampled(plane: SlidePlane, side: int = FIELD_PX, most: int = FIELDS) -> NDArray[np.float32]:
+    """The plane where it has at most `most` fields, else the more telling ones one under another; NaN beside the narrower ones."""
+    boxes = sample_fields(plane, side, most)
+    if sum((r.stop - r.start) * (c.stop - c.start) for r, c in boxes) == np.prod(plane.shape):
+        return plane.read((slice(0, plane.shape[0]), slice(0, plane.shape[1])))
+    fields = [plane.read(b) for b in boxes]
     width = max(f.shape[1] for f in fields)
     padded = [np.pad(f, ((0, 0), (0, width - f.shape[1])), constant_values=np.nan) for f in fields]
-    whole = np.concatenate(padded)
+    return np.concatenate(padded)
+
+
+def slide_pixels(plane: SlidePlane) -> NDArray[np.float32]:
+    """Pixels that stand for the whole slide, (y, x) in its own unit and scale; raises `BadInput` where none is finite."""
+    whole = sampled(SlidePlane(plane.pyramid, plane.confidence, 1.0))
     if not np.isfinite(whole).any():
         raise BadInput("the slide holds no finite value", found=plane.pyramid[0].shape)
-    return find_levels(whole)
+    return whole
+
+
+def slide_levels(plane: SlidePlane) -> Levels:
+    """Levels of the slide, from `slide_pixels`."""
+    return find_levels(slide_pixels(plane))

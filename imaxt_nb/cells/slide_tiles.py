@@ -109,15 +109,16 @@ def tile_candidates(network: StarNetwork, plane: SlidePlane, core: Box, read: Bo
     """What the network proposes in a tile's core, in pixels of the scaled slide."""
     if not plane.exists(core):
         return join([])
-    scaled, g = plane.read(read), network.grid
-    inside = core_in_read(core, read)
-    part = tuple(slice(max(s.start - g, 0), min(s.stop + g, n)) for s, n in zip(inside, scaled.shape, strict=True))  # fmt: skip
     with _one_at_a_time:
+        scaled, g = plane.read(read), network.grid
+        inside = core_in_read(core, read)
+        part = tuple(slice(max(s.start - g, 0), min(s.stop + g, n)) for s, n in zip(inside, scaled.shape, strict=True))  # fmt: skip
         prob, dist = network.predict(as_input(scaled), (part[0], part[1]))
-    start = [(s.start - p.start) // g for s, p in zip(inside, part, strict=True)]
-    own = tuple(slice(a, a + -(-(c.stop - c.start) // g)) for a, c in zip(start, core, strict=True))
-    peaks = np.where(_is_peak(prob), prob, 0)[own]
-    found = candidates(peaks, dist[own], network.threshold, g)
+        start = [(s.start - p.start) // g for s, p in zip(inside, part, strict=True)]
+        own = tuple(slice(a, a + -(-(c.stop - c.start) // g)) for a, c in zip(start, core, strict=True))  # fmt: skip
+        peaks = np.where(_is_peak(prob), prob, 0)[own]
+        found = candidates(peaks, dist[own], network.threshold, g)
+        del prob, dist  # larger than all else, gone before the next tile's are made
     found = found.moved((core[0].start, core[1].start))
     return found[plane.trusted(found.points, core)] if len(found) else found
 
@@ -159,7 +160,7 @@ def _quarters(core: Box, network: StarNetwork, shape: tuple[int, int]) -> list[t
     return [((r, c), (rr, cc)) for r, rr in ways[0] for c, cc in ways[1]]
 
 # %% ../../nbs/08_cells/31_slide_tiles.ipynb #904a4934
-TILE_PX = 1280
+TILE_PX = 1680
 _BATCH = 16
 
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numba
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ..core.compiled import njit
 from .canvas import Canvas, Extent, usable_extent
 from .gather import accumulate
 from ..sample.pyramid import SHARD
@@ -66,7 +66,7 @@ def optics_of(
     return Optics(weight, dark, gain, lattice, step, usable_extent(weight, lattice))
 
 # %% ../../nbs/05_mosaic/33_fuse.ipynb #73e16c03
-@numba.njit(nogil=True, cache=True)
+@njit
 def _mean(num: Any, den: Any, low: float, high: float, pedestal: float, out: Any) -> None:
     """out = num / den + pedestal, rounded and clipped when high > low; 0 where den is 0."""
     bottom, top, more = np.float32(low), np.float32(high), np.float32(pedestal)
@@ -92,7 +92,7 @@ def finish_mean(
         _mean(num, den, 0.0, 0.0, 0.0, out)
 
 # %% ../../nbs/05_mosaic/33_fuse.ipynb #7ea4b197
-@numba.njit(nogil=True, cache=True)
+@njit
 def _trust(den: Any, out: Any) -> None:
     """Mean of den (c, y, x) over channels in steps of 1/256, at least one where it is above 0."""
     share, step = np.float32(256.0 / den.shape[0]), np.float32(1 / 256)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
+
+from ..core.compiled import njit
 
 # %% auto #0
 __all__ = ['F', 'U', 'BLOCK', 'accumulate_rows']
@@ -20,7 +21,7 @@ U: Any = np.uint64
 BLOCK = 16
 
 
-@numba.njit(nogil=True, cache=True)
+@njit
 def _cells(x0: float, step: int, last: int, cell: Any, rest: Any) -> None:
     """For columns x0, x0 + 1, ...: the cell of the lattice, and the place in it from 0 to 1."""
     for j in range(cell.size):
@@ -29,7 +30,7 @@ def _cells(x0: float, step: int, last: int, cell: Any, rest: Any) -> None:
         rest[j] = F(t - cell[j])
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+@njit(fastmath={"contract"})
 def _row_shift(up: Any, low: Any, g: Any, cell: Any, rest: Any, line: Any, out: Any) -> None:
     """One component of raw minus ideal coordinates along a row at `g` between two lines of the lattice."""
     for m in range(line.size):
@@ -39,7 +40,7 @@ def _row_shift(up: Any, low: Any, g: Any, cell: Any, rest: Any, line: Any, out: 
         out[j] = line[m] + (line[m + U(1)] - line[m]) * rest[j]
 
 # %% ../../nbs/05_mosaic/00_kernel.ipynb #20290d26
-@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+@njit(fastmath={"contract"})
 def _split(shift: Any, fraction: Any, origin: int, whole: Any, f: Any) -> None:
     """Integer part of shift + fraction + origin; in `f` the rest and its four cubic coefficients."""
     h = F(0.5)
@@ -55,7 +56,7 @@ def _split(shift: Any, fraction: Any, origin: int, whole: Any, f: Any) -> None:
         f[4, j] = (h * t - h) * t * t
 
 
-@numba.njit(nogil=True, cache=True)
+@njit
 def _runs(p: Any, q: Any, starts: Any) -> int:
     """Where runs of equal shifts begin, in `starts`, and the end; how many there are. q is less column j."""
     count = 0
@@ -67,7 +68,7 @@ def _runs(p: Any, q: Any, starts: Any) -> int:
     return count
 
 # %% ../../nbs/05_mosaic/00_kernel.ipynb #2ed7a413
-@numba.njit(nogil=True, cache=True, fastmath={"contract"}, inline="always")
+@njit(fastmath={"contract"}, inline="always")
 def _linear_block(s: Any, k: Any, p: Any, q: Any, u: Any, v: Any, j: Any, out: Any) -> None:
     for t in range(BLOCK):
         i, x = j + U(t), q + j + U(t)
@@ -76,13 +77,13 @@ def _linear_block(s: Any, k: Any, p: Any, q: Any, u: Any, v: Any, j: Any, out: A
         out[i] = a + u[U(0), i] * (b - a)
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract"}, inline="always")
+@njit(fastmath={"contract"}, inline="always")
 def _line(s: Any, k: Any, p: Any, x: Any, v: Any, i: Any) -> Any:
     a = v[U(1), i] * s[k, p, x] + v[U(2), i] * s[k, p, x + U(1)]
     return a + v[U(3), i] * s[k, p, x + U(2)] + v[U(4), i] * s[k, p, x + U(3)]
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract"}, inline="always")
+@njit(fastmath={"contract"}, inline="always")
 def _cubic_block(s: Any, k: Any, p: Any, q: Any, u: Any, v: Any, j: Any, out: Any) -> None:
     for t in range(BLOCK):
         i, x = j + U(t), q + j + U(t) - U(1)
@@ -93,7 +94,7 @@ def _cubic_block(s: Any, k: Any, p: Any, q: Any, u: Any, v: Any, j: Any, out: An
         out[i] = a + b
 
 # %% ../../nbs/05_mosaic/00_kernel.ipynb #34767a37
-@numba.njit(nogil=True, cache=True)
+@njit
 def _row(
     s: Any, k: int, p: Any, q: Any, u: Any, v: Any, starts: Any, count: int, cubic: bool, out: Any
 ) -> None:
@@ -118,7 +119,7 @@ def _row(
             out[i] = np.nan
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+@njit(fastmath={"contract"})
 def _add(z: Any, a: Any, num: Any, den: Any) -> bool:
     """Add a row to the sums, pixels that are not numbers left out; whether there were any."""
     bad = 0
@@ -130,7 +131,7 @@ def _add(z: Any, a: Any, num: Any, den: Any) -> bool:
     return bad > 0
 
 # %% ../../nbs/05_mosaic/00_kernel.ipynb #276d498b
-@numba.njit(nogil=True, cache=True)
+@njit
 def _usable(s: Any, w: Any, k: int, p: int, q: int, fr: Any, fc: Any) -> Any:
     """Bilinear sums over the usable pixels: values, confidences, coefficients; 0 if the nearest isn't usable."""
     value = weight = total = F(0)
@@ -147,7 +148,7 @@ def _usable(s: Any, w: Any, k: int, p: int, q: int, fr: Any, fc: Any) -> Any:
     return value, weight, total
 
 
-@numba.njit(nogil=True, cache=True)
+@njit
 def _careful(
     s: Any, w: Any, k: int, p: Any, q: Any, u: Any, v: Any, z: Any, num: Any, den: Any
 ) -> None:
@@ -160,7 +161,7 @@ def _careful(
                 den[j] += weight
 
 # %% ../../nbs/05_mosaic/00_kernel.ipynb #dc8777f4
-@numba.njit(nogil=True, cache=True)
+@njit
 def accumulate_rows(
     s: Any,
     w: Any,

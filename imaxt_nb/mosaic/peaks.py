@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
+from ..core.compiled import njit
 from .search import Floats
 
 # %% auto #0
 __all__ = ['LAGS', 'lag_sums', 'lag_sums_plain', 'gradient_sums', 'value_at', 'summit']
 
 # %% ../../nbs/05_mosaic/21_peaks.ipynb #83786c8c
-@numba.njit(nogil=True, cache=True, fastmath=True)
+@njit(fastmath=True)
 def lag_sums(a: Any, wa: Any, b: Any, wb: Any, n: int, out: Any) -> None:
     """Weighted sums 1, a, b, aa, bb, ab for b displaced by -n..n px; out (2n+1, 2n+1, 6)."""
     h, w = a.shape
@@ -45,7 +45,7 @@ def lag_sums(a: Any, wa: Any, b: Any, wb: Any, n: int, out: Any) -> None:
             out[u + n, v + n] = t
 
 # %% ../../nbs/05_mosaic/21_peaks.ipynb #bd574273
-@numba.njit(nogil=True, cache=True, fastmath=True)
+@njit(fastmath=True)
 def lag_sums_plain(a: Any, b: Any, n: int, out: Any) -> None:
     """The same with all weights 1."""
     h, w = a.shape
@@ -75,7 +75,7 @@ def lag_sums_plain(a: Any, b: Any, n: int, out: Any) -> None:
             out[u + n, v + n, 2], out[u + n, v + n, 4], out[u + n, v + n, 5] = t2, t4, t5
 
 # %% ../../nbs/05_mosaic/21_peaks.ipynb #bc017a37
-@numba.njit(nogil=True, cache=True, fastmath=True)
+@njit(fastmath=True)
 def gradient_sums(
     a: Any, wa: Any, b: Any, wb: Any, k: float, c: float, dy: float, dx: float, out: Any
 ) -> None:

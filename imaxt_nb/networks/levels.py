@@ -29,8 +29,10 @@ class Levels:
     high: float
 
 # %% ../../nbs/04_networks/00_levels.ipynb #015549b6
-def noise_sd(image: NDArray[np.float32]) -> float:
-    """Standard deviation of the pixel noise of an image (y, x), in its own unit; 0 for tiny images."""
+def noise_sd(image: NDArray[Any]) -> float:
+    """Standard deviation of the pixel noise of an image (y, x) of any number type, in its own unit; 0 for tiny images."""
+    if image.dtype.kind != "f":  # differences of unsigned numbers would wrap
+        image = image.astype(np.float32)
     found = []
     for axis in (0, 1):
         if image.shape[axis] >= 3:

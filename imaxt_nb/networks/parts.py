@@ -45,11 +45,11 @@ STRIP_PX = 256  # rows of the finest pixels at a time
 
 @dataclass(frozen=True)
 class Stages:
-    """Compiled parts of a U-Net: image to the pitch of its answers, from there to the last level, and the head."""
+    """Compiled parts of a U-Net: from the image to the first level and the next one's input, from there down and up again, and the first level and the head."""
 
-    grid: Callable[[Any], dict[str, Any]]
+    enter: Callable[[Any, Any], tuple[Any, Any]]
     body: Callable[[Any, Any], Any]
-    head: Callable[[Any], dict[str, Any]]
+    leave: Callable[[Any, Any, Any], dict[str, Any]]
 
 
 def _crop(x: Any, box: Any) -> Any:
@@ -69,59 +69,68 @@ def make_stages(model: keras.Model, config: UNetConfig) -> Stages:
     def half(x: Any) -> Any:
         return tf.nn.max_pool2d(x, 2, 2, "VALID")
 
-    def grid(x: Any) -> dict[str, Any]:
+    def joined(below: Any, skip: Any) -> Any:
+        return tf.concat([tf.repeat(tf.repeat(below, 2, axis=1), 2, axis=2), skip], -1)
+
+    def enter(x: Any, crops: Any) -> tuple[Any, Any]:
         for g in range(config.grid.bit_length() - 1):
             x = half(pair(x, f"grid{g}"))
-        return {"x": x}
+        x = pair(x, "down0")
+        return _crop(x, crops[0]), _crop(half(x), crops[1])
 
     def body(x: Any, crops: Any) -> Any:
         skips = []
-        for d in range(config.depth):
+        for d in range(1, config.depth):
             skips.append(pair(x, f"down{d}"))
             x = half(skips[-1])
         x = pair(x, "bottom")
-        for d in reversed(range(config.depth)):
-            x = tf.repeat(tf.repeat(_crop(x, crops[d, 0]), 2, axis=1), 2, axis=2)
-            x = tf.concat([x, _crop(skips[d], crops[d, 1])], -1)
+        for d in reversed(range(1, config.depth)):
+            x = joined(_crop(x, crops[d, 0]), _crop(skips[d - 1], crops[d, 1]))
             x = _crop(pair(x, f"up{d}"), crops[d, 2])
         return x
 
-    def head(x: Any) -> dict[str, Any]:
-        seen = layer("head")(x)
-        return {o.name: layer(f"output_{o.name}")(seen) for o in config.outputs}
+    def leave(below: Any, skip: Any, crops: Any) -> dict[str, Any]:
+        seen = _crop(layer("head")(_crop(pair(joined(below, skip), "up0"), crops[0])), crops[1])
+        ends = [layer(f"output_{o.name}") for o in config.outputs]
+        kernels = tf.concat([e.kernel for e in ends], -1)  # one pass over the head's many channels
+        answers = tf.nn.conv2d(seen, kernels, 1, "VALID") + tf.concat([e.bias for e in ends], 0)
+        parts = tf.split(answers, [o.channels for o in config.outputs], -1)
+        return {
+            o.name: e.activation(a) for o, e, a in zip(config.outputs, ends, parts, strict=True)
+        }
 
     def image(channels: int) -> Any:
         return tf.TensorSpec((None, None, None, channels), tf.float32)
 
+    f, two = config.filters, tf.TensorSpec((2, 4), tf.int32)
     crops = tf.TensorSpec((config.depth, 3, 4), tf.int32)
-    entry = config.filters if config.grid > 1 else config.channels_in
     return Stages(
-        tf.function(grid, input_signature=[image(config.channels_in)]),
-        tf.function(body, input_signature=[image(entry), crops]),
-        tf.function(head, input_signature=[image(config.filters)]),
+        tf.function(enter, input_signature=[image(config.channels_in), two]),
+        tf.function(body, input_signature=[image(f), crops]),
+        tf.function(leave, input_signature=[image(f), image(f), two]),
     )
 
 # %% ../../nbs/04_networks/05_parts.ipynb #200e5f4b
-def level_crops(config: UNetConfig, shape: tuple[int, int], wanted: tuple[Span, Span]) -> Any:
+def level_crops(ways: list[list[tuple[Span, Span]]]) -> NDArray[np.int32]:
     """int32 (depth, 3, 4): for every level on the way up the crops of what comes from below, of the skip, and of what is handed on.
 
-    shape, wanted : (y, x) of the whole block and of the wanted part at the pitch of the answers.
+    ways : `needed_spans` of rows and of columns.
     """
-    ways = [needed_spans(w, [n // 2**d for d in range(config.depth)]) for w, n in zip(wanted, shape, strict=True)]  # fmt: skip
-    crops = np.zeros((config.depth, 3, 4), np.int32)
-    for d in range(config.depth):
+    depth = len(ways[0])
+    crops = np.zeros((depth, 3, 4), np.int32)
+    for d in range(depth):
         for axis, spans in enumerate(ways):
             made, keep = spans[d]
             low = made[0] // 2, made[1] // 2
             # what comes from below starts where the level below was cut
-            start = spans[d + 1][1][0] if d + 1 < config.depth else 0
+            start = spans[d + 1][1][0] if d + 1 < depth else 0
             place = slice(2 * axis, 2 * axis + 2)
             crops[d, 0, place] = low[0] - start, low[1] - start
             crops[d, 1, place] = made
             crops[d, 2, place] = keep[0] - made[0], keep[1] - made[0]
     return crops
 
-# %% ../../nbs/04_networks/05_parts.ipynb #7a10cb32
+# %% ../../nbs/04_networks/05_parts.ipynb #0117fd32
 _stages: dict[int, tuple[Any, Stages]] = {}
 
 
@@ -131,20 +140,69 @@ def _stages_of(model: keras.Model, config: UNetConfig) -> Stages:
     return _stages[id(model)][1]
 
 
-def _in_strips(
-    step: Callable[[Any], dict[str, Any]], x: Any, rows: Span, margin: int, side: int, pitch: int
-) -> dict[str, NDArray[np.float32]]:  # fmt: skip
-    """step on strips (1, y, x, c) of `rows` with `margin` rows more, whose answers (at `pitch`) are cut off again."""
-    parts = []
-    for a in range(rows[0], rows[1], side):
-        b = min(a + side, rows[1])
-        low, high = max(a - margin, 0), min(b + margin, x.shape[1])
-        made = step(x[:, low:high])
-        cut = slice((a - low) // pitch, (a - low) // pitch + (b - a) // pitch)
-        parts.append({k: v.numpy()[:, cut] for k, v in made.items()})
-    return {k: np.concatenate([p[k] for p in parts], 1) for k in parts[0]}
+@dataclass(frozen=True)
+class _Strips:
+    """Strips (1, y, x, c) one under another; `starts`: the row of the first and the one after the last of each."""
 
-# %% ../../nbs/04_networks/05_parts.ipynb #5dd67cff
+    starts: list[Span]
+    parts: list[Any]
+
+    def rows(self, low: int, high: int) -> Any:
+        """Some rows of all."""
+        import tensorflow as tf
+
+        cut = [
+            part[:, max(low - a, 0) : high - a]
+            for (a, b), part in zip(self.starts, self.parts, strict=True)
+            if a < high and b > low
+        ]
+        return tf.concat(cut, 1)
+
+
+def _enter(
+    stages: Stages, x: NDArray[np.float32], config: UNetConfig, keep: tuple[Span, Span]
+) -> tuple[_Strips, Any]:
+    """The first level's part `keep` for the way up, and the second level's input (1, y, x, c), strip by strip of an image (y, x, c)."""
+    import tensorflow as tf
+
+    g, (height, width), skips, belows = config.grid, x.shape[:2], _Strips([], []), []
+    (top, bottom), (left, right) = keep
+    for a in range(0, height, STRIP_PX):
+        # before halving k times a pixel looks 2 (1 + 2 + ...) far: less than 2 grid; two more convolutions look 2 grid
+        b, low = min(a + STRIP_PX, height), max(a - 4 * g, 0)
+        first, last, start = max(a // g, top), min(b // g, bottom), low // g
+        last = max(first, last)
+        under = [(a - low) // (2 * g), (b - low) // (2 * g), 0, width // (2 * g)]
+        crops = [[first - start, last - start, left, right], under]
+        skip, below = stages.enter(x[None, low : min(b + 4 * g, height)], crops)
+        belows.append(below)
+        if last > first:
+            skips.starts.append((first, last))
+            skips.parts.append(skip)
+    return skips, tf.concat(belows, 1)
+
+# %% ../../nbs/04_networks/05_parts.ipynb #783e2758
+def _leave(
+    stages: Stages, below: Any, skips: _Strips, config: UNetConfig, shape: tuple[int, int],
+    wanted: tuple[Span, Span], starts: tuple[Span, int],
+) -> dict[str, NDArray[np.float32]]:  # fmt: skip
+    """Outputs (y, x, c) of the wanted part, strip by strip. starts : row and column where `below` starts on its level, column where the skips do."""
+    sides = [b - a for a, b in wanted]
+    out = {o.name: np.empty((*sides, o.channels), np.float32) for o in config.outputs}
+    step = max(STRIP_PX // config.grid, 1)
+    for a in range(*wanted[0], step):
+        strip = ((a, min(a + step, wanted[0][1])), wanted[1])
+        spans = [needed_spans(w, [n])[0] for w, n in zip(strip, shape, strict=True)]
+        crops = [[v - m[0] for (m, k) in spans for v in k], [v - k[0] for (_, k), w in zip(spans, strip, strict=True) for v in w]]  # fmt: skip
+        (r0, r1), (c0, c1) = (m for m, _ in spans)
+        (by, bx), left = starts
+        under = below[:, r0 // 2 - by : r1 // 2 - by, c0 // 2 - bx : c1 // 2 - bx]
+        made = stages.leave(under, skips.rows(r0, r1)[:, :, c0 - left : c1 - left], crops)
+        for name, values in made.items():
+            out[name][a - wanted[0][0] : strip[0][1] - wanted[0][0]] = values.numpy()[0]
+    return out
+
+# %% ../../nbs/04_networks/05_parts.ipynb #081a2b40
 def predict_part(
     model: keras.Model, block: NDArray[Any], config: UNetConfig, part: tuple[slice, slice]
 ) -> dict[str, NDArray[np.float32]]:
@@ -152,21 +210,19 @@ def predict_part(
 
     part : in pixels; starts are multiples of the grid, ends may be the block's. Raises `BadInput` for a part outside the block.
     """
-    import tensorflow as tf
-
     g, size = config.grid, block.shape[:2]
     if any(s.start % g or not 0 <= s.start < s.stop <= n for s, n in zip(part, size, strict=True)):
         raise BadInput("part", found=part, expected=f"in a block of {size}, from multiples of {g}")
-    wanted = tuple((s.start // g, -(-s.stop // g)) for s in part)
+    rows, columns = ((s.start // g, -(-s.stop // g)) for s in part)
     pad = [(0, -n % config.multiple) for n in size]
-    x = np.pad(np.asarray(block, np.float32), [*pad, (0, 0)], mode="edge")[None]
-    shape = (x.shape[1] // g, x.shape[2] // g)
-    stages = _stages_of(model, config)
-    if g > 1:  # before halving k times a pixel looks 2 (1 + 2 + ...) far: less than 2 grid
-        x = _in_strips(stages.grid, x, (0, x.shape[1]), 2 * g, STRIP_PX, g)["x"]
-    x = stages.body(tf.constant(x), level_crops(config, shape, (wanted[0], wanted[1])))
-    edge = [int(w[0] > 0) for w in wanted]  # the head's margin
-    rows = (edge[0], edge[0] + wanted[0][1] - wanted[0][0])
-    columns = slice(edge[1], edge[1] + wanted[1][1] - wanted[1][0])
-    found = _in_strips(stages.head, x, rows, 1, STRIP_PX // g, 1)
-    return {name: values[0][:, columns] for name, values in found.items()}
+    x = np.asarray(block, np.float32)
+    if any(n for _, n in pad):
+        x = np.pad(x, [*pad, (0, 0)], mode="edge")
+    shape = (x.shape[0] // g, x.shape[1] // g)
+    ways = [needed_spans(w, [n // 2**d for d in range(config.depth)]) for w, n in zip((rows, columns), shape, strict=True)]  # fmt: skip
+    stages, first = _stages_of(model, config), (ways[0][0][0], ways[1][0][0])
+    skips, below = _enter(stages, x, config, first)
+    below = stages.body(below, level_crops(ways))
+    under = tuple(w[1][1][0] if config.depth > 1 else 0 for w in ways)
+    starts = ((under[0], under[1]), first[1][0])
+    return _leave(stages, below, skips, config, shape, (rows, columns), starts)

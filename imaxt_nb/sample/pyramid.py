@@ -37,9 +37,9 @@ def _mean_of_quads(b: Any, out: Any) -> None:
 @cache
 def _compiled() -> Any:
     """`_mean_of_quads` as machine code; numba is imported when it is needed."""
-    import numba
+    from imaxt_nb.core.compiled import njit
 
-    return numba.njit(nogil=True, cache=True)(_mean_of_quads)
+    return njit(_mean_of_quads)
 
 # %% ../../nbs/01_sample/02_pyramid.ipynb #65ecd0b0
 def halve_mean(block: NDArray[Any]) -> NDArray[Any]:

@@ -9,10 +9,10 @@ import zlib
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.compiled import njit
 from ..core.errors import BadInput
 from .fields import NoiseField, at_points, mix, unit
 
@@ -99,7 +99,7 @@ def outline(block: Block, points_um: NDArray[np.float64]) -> NDArray[np.float64]
 MARKS = 8  # uniform numbers that come with a point, the first three its place
 
 
-@numba.njit(nogil=True, cache=True)
+@njit
 def _points_in(low: Any, high: Any, cube: float, mean: float, key: Any, out: Any) -> int:
     """Fill `out` (n, MARKS) with the points of the cubes low ... high; returns how many there are."""
     n = 0

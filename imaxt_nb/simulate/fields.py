@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from ..core.compiled import njit
 
 # %% auto #0
 __all__ = ['GOLDEN', 'NODE_SD', 'mix', 'unit', 'NoiseField', 'bspline', 'at_points', 'PlaneField', 'in_section', 'value',
@@ -20,7 +21,7 @@ __all__ = ['GOLDEN', 'NODE_SD', 'mix', 'unit', 'NoiseField', 'bspline', 'at_poin
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@njit(inline="always")
 def mix(state: Any, word: Any) -> Any:
     """The next 64-bit state of a hash that has taken in one more integer."""
     h = (state ^ np.uint64(word)) * np.uint64(0xD1342543DE82EF95) + GOLDEN
@@ -29,7 +30,7 @@ def mix(state: Any, word: Any) -> Any:
     return h ^ (h >> np.uint64(31))
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@njit(inline="always")
 def unit(state: Any) -> Any:
     """A hash as a number in [0, 1)."""
     return np.float64(state >> np.uint64(11)) * (1.0 / 9007199254740992.0)
@@ -46,7 +47,7 @@ class NoiseField:
 NODE_SD = np.sqrt(151 / 315) ** 3 / np.sqrt(3)  # of the sum over nodes uniform in (-1, 1)
 
 # %% ../../nbs/03_simulate/10_fields.ipynb #56f66868
-@numba.njit(nogil=True, cache=True, inline="always")
+@njit(inline="always")
 def bspline(t: Any) -> Any:
     """The four cubic B-spline weights of the nodes floor(x) - 1 ... floor(x) + 2, t = x - floor(x)."""
     r, t2 = 1.0 - t, t * t
@@ -56,7 +57,7 @@ def bspline(t: Any) -> Any:
     return a, b, 1.0 - a - b - d, d
 
 # %% ../../nbs/03_simulate/10_fields.ipynb #bf218d6c
-@numba.njit(nogil=True, cache=True)
+@njit
 def _at_points(points: Any, spacing: float, key: Any, out: Any) -> None:
     for n in range(len(points)):
         base, weights = np.empty(3, np.int64), np.empty((3, 4))
@@ -82,7 +83,7 @@ def at_points(field: NoiseField, points_um: NDArray[np.float64]) -> NDArray[np.f
     return out / NODE_SD
 
 # %% ../../nbs/03_simulate/10_fields.ipynb #7b5a51c9
-@numba.njit(nogil=True, cache=True)
+@njit
 def _collapse(out: Any, x0: int, y0: int, z0: int, weights: Any, key: Any) -> None:
     for k in range(len(weights)):
         hz = mix(key, np.int64(z0 + k))
@@ -141,7 +142,7 @@ def in_section(
     return PlaneField(out[keep, keep].astype(np.float32), low[0] + rounds, low[1] + rounds, s)
 
 # %% ../../nbs/03_simulate/10_fields.ipynb #588e6f05
-@numba.njit(nogil=True, cache=True, inline="always")
+@njit(inline="always")
 def value(c: Any, u: float, v: float) -> Any:
     """Spline with coefficients c (y, x) at (u, v) = (x, y) in lattice units from the first node."""
     i, j = int(u), int(v)  # u, v >= 1: the box was made so
@@ -156,7 +157,7 @@ def value(c: Any, u: float, v: float) -> Any:
     return b0 * r0 + b1 * r1 + b2 * r2 + b3 * r3
 
 # %% ../../nbs/03_simulate/10_fields.ipynb #c3e5e0ac
-@numba.njit(nogil=True, cache=True)
+@njit
 def _picture(c: Any, x: Any, y: Any, out: Any) -> None:
     for r in range(out.shape[0]):
         for k in range(out.shape[1]):

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.compiled import njit
 from ..core.errors import BadInput
 
 # %% auto #0
@@ -104,7 +104,7 @@ class Lens:
         return about
 
 # %% ../../nbs/03_simulate/15_lens.ipynb #9ca8a419
-@numba.njit(nogil=True, cache=True)
+@njit
 def _at(row: Any, column: Any, t: Any) -> Any:
     y, x = row - t[0], column - t[1]
     v, u = y / t[2], x / t[2]
@@ -118,7 +118,7 @@ def _displace(row: NDArray, column: NDArray, t: NDArray) -> tuple[NDArray, NDArr
     return d_row, d_column
 
 # %% ../../nbs/03_simulate/15_lens.ipynb #b8b54f1f
-@numba.njit(nogil=True, cache=True)
+@njit
 def _invert(t: Any, out: Any) -> None:
     """Fixed point of ideal = raw - displacement(ideal): each round gains two digits."""
     for r in range(out.shape[1]):

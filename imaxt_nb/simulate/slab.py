@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.compiled import njit
 from .bead_profile import OpticalSection, bead_profile
 from imaxt_nb.simulate.block import (
     CELL_REACH_UM,
@@ -72,7 +72,7 @@ class PixelPlaces:
         return np.column_stack([low[:, 1], high[:, 1], low[:, 0], high[:, 0]]).astype(np.int64)
 
 # %% ../../nbs/03_simulate/14_slab.ipynb #f2c3f270
-@numba.njit(nogil=True, cache=True)
+@njit
 def _draw_cells(image: Any, offset: Any, windows: Any, cells: Any) -> None:
     """The brightest cell at each pixel; cells (n, 7): x, y, long, short, angle, edge, brightness and cut last."""
     for n in range(len(cells)):
@@ -87,7 +87,7 @@ def _draw_cells(image: Any, offset: Any, windows: Any, cells: Any) -> None:
                     image[r, c] = max(image[r, c], bright * smooth_step(depth))
 
 # %% ../../nbs/03_simulate/14_slab.ipynb #66fbc452
-@numba.njit(nogil=True, cache=True)
+@njit
 def _draw_bead(
     image: Any, offset: Any, window: Any, x: float, y: float, bright: float, g: Any, step: float
 ) -> None:
@@ -108,7 +108,7 @@ def _draw_bead(
                 image[r, c] += bright * cubic
 
 # %% ../../nbs/03_simulate/14_slab.ipynb #81dd6bf3
-@numba.njit(nogil=True, cache=True)
+@njit
 def _draw_debris(
     image: Any, offset: Any, windows: Any, flakes: Any, shapes: Any, edge: float
 ) -> None:

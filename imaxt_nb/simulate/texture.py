@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.compiled import njit
 from .bead_profile import OpticalSection
 from .block import Block, outline_fields
 from .fields import NoiseField, in_section, value
@@ -39,13 +39,13 @@ def _fields(block: Block) -> list[NoiseField]:
     return [f for f, _ in outline_fields(block)] + [block.noise(n, s) for n, s in named]
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@njit(inline="always")
 def smooth_step(v: float) -> Any:
     """A smooth step from 0 to 1."""
     return 1.0 / (1.0 + np.exp(-min(max(v, -30.0), 30.0)))
 
 # %% ../../nbs/03_simulate/13_texture.ipynb #cdfa7a89
-@numba.njit(nogil=True, cache=True)
+@njit
 def _line(c: Any, place: Any, x: Any, y: Any, out: Any) -> None:
     """A field along one row of pixels at (x, y); `place`: its spacing and its first node."""
     scale = 1.0 / place[0]
@@ -53,7 +53,7 @@ def _line(c: Any, place: Any, x: Any, y: Any, out: Any) -> None:
         out[k] = value(c, x[k] * scale - place[1], y[k] * scale - place[2])
 
 # %% ../../nbs/03_simulate/13_texture.ipynb #4b53eef0
-@numba.njit(nogil=True, cache=True)
+@njit
 def _tubes(a: float, b: float, spacing: float) -> tuple[float, float]:
     """Lumen and wall of a vessel, from the pair of fields around it."""
     d = np.sqrt(a * a + b * b)
@@ -62,7 +62,7 @@ def _tubes(a: float, b: float, spacing: float) -> tuple[float, float]:
     return lumen, smooth_step((TUBE + 3.0 * soft - d) / soft) - lumen
 
 # %% ../../nbs/03_simulate/13_texture.ipynb #ada58cd0
-@numba.njit(nogil=True, cache=True)
+@njit
 def _inside(x: Any, y: Any, ellipse: Any, f: Any, amplitudes: Any, out: Any) -> Any:
     """Depth in the tissue along a row; the largest of them. Ellipse: centre x, y, half axes, the smaller of them."""
     deepest = -1e30
@@ -76,7 +76,7 @@ def _inside(x: Any, y: Any, ellipse: Any, f: Any, amplitudes: Any, out: Any) -> 
     return deepest
 
 # %% ../../nbs/03_simulate/13_texture.ipynb #4dd42f67
-@numba.njit(nogil=True, cache=True)
+@njit
 def _grow(
     fields: Any, places: Any, amplitudes: Any, ellipse: Any, origin: Any, offset: Any, maps: Any
 ) -> None:

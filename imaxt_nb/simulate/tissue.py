@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.compiled import njit
 from ..core.compute import rng as seeded
 from ..core.errors import BadInput
 from .layout import CELLS_PER_MM2, SHAPES, TYPES, Fields, layout, random_fields
@@ -77,7 +77,7 @@ def _crowding(points: NDArray, kinds: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.clip(room / (2.6 * radius), 0.55, 1.0)
 
 # %% ../../nbs/03_simulate/02_tissue.ipynb #c662a465
-@numba.njit(cache=True)
+@njit
 def _paint(centre, radius, aspect, angle, amp, phase, body, stretch, dna, pixel, shape):
     score = np.full(shape, 2.0, np.float32)
     cells = np.zeros(shape, np.uint32)
