@@ -21,6 +21,7 @@ from imaxt_nb.mosaic.calibrate_choice import (
     Warn,
     find_distortion,
     finite,
+    measured_distortion,
     most_structured,
     orientation_of,
     pair_offsets,
@@ -38,7 +39,7 @@ from imaxt_nb.mosaic.calibrate_flats import (
     tile_weight,
 )
 from .calibration import Calibration, load_calibration, save_calibration
-from .distortion_fit import DistortionFit, fit_distortion
+from .distortion_fit import DistortionFit
 from .flat import Floats, TileSummary, summarise
 from .overlap_flat import CELL, overlap_cells, overlap_flat
 from .overlap_shifts import Pair
@@ -171,7 +172,7 @@ def _overlaps(
         read = reader(channel)
         if p.distortion == "measure":
             more = [reader(c) for c in live if c != channel]
-            report.fit = _measured(
+            report.fit = measured_distortion(
                 read, more, report.pairs, shape, margins, reach, p, warn, workers
             )
         if report.fit is not None:
@@ -181,34 +182,6 @@ def _overlaps(
             report.offsets = pair_offsets(read, report.pairs, wanted, shape, reach, margins)
     except BadInput as e:
         warn(f"overlaps are not used: {e}")
-
-# %% ../../nbs/05_mosaic/18_calibrate.ipynb #ca502fb5
-def _measured(
-    read: Any, more: list[Any], pairs: list[Pair], shape: tuple[int, int], margins: Margins, reach: int,
-    p: CalibrateParameters, warn: Warn, workers: int,
-) -> DistortionFit | None:  # fmt: skip
-    side = max(64, min(shape) // 10 // 16 * 16)
-    try:
-        fit = fit_distortion(
-            read,
-            pairs,
-            shape,
-            more=more,
-            margins=margins,
-            reach_px=reach,
-            side_px=side,
-            workers=workers,
-        )
-    except BadInput as e:
-        warn(f"distortion is not measured: {e}")
-        return None
-    if fit.predicted_error_px > p.max_error_px:
-        warn(
-            f"distortion is not measured: its error would be {fit.predicted_error_px:.2f} px, more than "
-            f"{p.max_error_px:g}; more overlaps with structure, or an acquisition with 50 % overlap, are needed"
-        )
-        return None
-    return fit
 
 # %% ../../nbs/05_mosaic/18_calibrate.ipynb #9221d071
 def _flats(

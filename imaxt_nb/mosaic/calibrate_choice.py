@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.compute import rng
-from ..core.errors import UsageError
+from ..core.errors import BadInput, UsageError
 from ..core.parameters import Parameters, param
 from ..core.progress import track
 from .distortion import Distortion, no_distortion, read_distortion
+from .distortion_fit import DistortionFit, fit_distortion
 from .flat import Floats
 from .neighbours import neighbour_pairs, stage_pixels
 from imaxt_nb.mosaic.orientation import (
@@ -29,7 +30,7 @@ from ..sample.tiles import read_whole
 
 # %% auto #0
 __all__ = ['Warn', 'Image', 'CalibrateParameters', 'TileChoice', 'rich_pairs', 'orientation_of', 'finite', 'most_structured',
-           'find_distortion', 'pair_offsets']
+           'measured_distortion', 'find_distortion', 'pair_offsets']
 
 # %% ../../nbs/05_mosaic/16_calibrate_choice.ipynb #48d53e73
 class CalibrateParameters(Parameters):
@@ -185,6 +186,35 @@ def _sharpness(image: Floats, fine: float = 1.5) -> float:
     noise = (1.4826 * float(np.median(np.abs(second)))) ** 2 / 6
     power = float(np.mean(np.square(np.gradient(band(image, fine, 2 * int(12 * fine) + 1)))))
     return max(power / (noise / (8 * np.pi * fine**4) + 1e-9) - 1, 0.0)
+
+# %% ../../nbs/05_mosaic/16_calibrate_choice.ipynb #5801fb40
+def measured_distortion(
+    read: Any, more: list[Any], pairs: list[Pair], shape: tuple[int, int], margins: Margins, reach: int,
+    p: CalibrateParameters, warn: Warn, workers: int,
+) -> DistortionFit | None:  # fmt: skip
+    """The distortion by the overlaps of a channel and of more; None, and a warning, where they don't tell it well enough."""
+    side = max(64, min(shape) // 10 // 16 * 16)
+    try:
+        fit = fit_distortion(
+            read,
+            pairs,
+            shape,
+            more=more,
+            margins=margins,
+            reach_px=reach,
+            side_px=side,
+            workers=workers,
+        )
+    except BadInput as e:
+        warn(f"distortion is not measured: {e}")
+        return None
+    if fit.predicted_error_px > p.max_error_px:
+        warn(
+            f"distortion is not measured: its error would be {fit.predicted_error_px:.2f} px, more than "
+            f"{p.max_error_px:g}; more overlaps with structure, or an acquisition with 50 % overlap, are needed"
+        )
+        return None
+    return fit
 
 # %% ../../nbs/05_mosaic/16_calibrate_choice.ipynb #0138cd49
 def find_distortion(sample: Any, text: str, modality: str) -> Distortion:
