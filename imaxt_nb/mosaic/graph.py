@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components, reverse_cuthill_mckee
 
 # %% auto #0
-__all__ = ['Floats', 'Ints', 'islands', 'BlockTridiagonal']
+__all__ = ['Floats', 'Ints', 'islands', 'normal_matrix', 'BlockTridiagonal']
 
 # %% ../../nbs/05_mosaic/27_graph.ipynb #001305b6
 Floats = NDArray[np.float64]
@@ -27,6 +27,23 @@ def islands(n: int, pairs: Ints) -> Ints:
     _, label = connected_components(links, directed=False)
     order = np.argsort(-np.bincount(label, minlength=1), kind="stable")
     return np.asarray(np.argsort(order)[label])
+
+# %% ../../nbs/05_mosaic/27_graph.ipynb #269d2686
+def normal_matrix(n: int, tiles: Ints, w: Floats, diagonal: Floats) -> Any:
+    """(2n, 2n) sparse, from weight matrices (m, 2, 2) and a diagonal; zeros between linked tiles are kept."""
+    i, j = (
+        2 * tiles[:, :1, None] + np.array([[[0], [1]]]),
+        2 * tiles[:, 1:, None] + np.array([[[0], [1]]]),
+    )
+    own = np.arange(2 * n)
+    rows, cols, values = [own], [own], [diagonal]
+    for p, q, sign in ((i, i, 1), (j, j, 1), (i, j, -1), (j, i, -1)):
+        rows.append(np.broadcast_to(p, w.shape).ravel())
+        cols.append(np.broadcast_to(q.transpose(0, 2, 1), w.shape).ravel())
+        values.append((sign * w).ravel())
+    return sp.coo_matrix(
+        (np.concatenate(values), (np.concatenate(rows), np.concatenate(cols))), (2 * n, 2 * n)
+    )
 
 # %% ../../nbs/05_mosaic/27_graph.ipynb #3203893e
 def _back(factor: Any, right: Floats) -> Floats:

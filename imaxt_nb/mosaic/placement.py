@@ -6,14 +6,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from .graph import BlockTridiagonal, Floats, Ints, islands
+from .graph import BlockTridiagonal, Floats, Ints, islands, normal_matrix
 
 # %% auto #0
 __all__ = ['MODEL_SIGMAS', 'FIRM_PX', 'VAGUE_PX', 'GROSS', 'NU', 'LEAST_FLOOR', 'MOST_FLOOR', 'EXACT', 'Links', 'Placement',
@@ -76,23 +74,6 @@ class _Solution:
         extra = np.einsum("ki,ij,kj->k", self.response[rows], self.schur, self.response[cols])
         return self.factor.inverse_at(rows, cols) + extra
 
-# %% ../../nbs/05_mosaic/28_placement.ipynb #269d2686
-def _normal_matrix(n: int, tiles: Ints, w: Floats, diagonal: Floats) -> Any:
-    """(2n, 2n) sparse, from weight matrices (m, 2, 2) and a diagonal; zeros between linked tiles are kept."""
-    i, j = (
-        2 * tiles[:, :1, None] + np.array([[[0], [1]]]),
-        2 * tiles[:, 1:, None] + np.array([[[0], [1]]]),
-    )
-    own = np.arange(2 * n)
-    rows, cols, values = [own], [own], [diagonal]
-    for p, q, sign in ((i, i, 1), (j, j, 1), (i, j, -1), (j, i, -1)):
-        rows.append(np.broadcast_to(p, w.shape).ravel())
-        cols.append(np.broadcast_to(q.transpose(0, 2, 1), w.shape).ravel())
-        values.append((sign * w).ravel())
-    return sp.coo_matrix(
-        (np.concatenate(values), (np.concatenate(rows), np.concatenate(cols))), (2 * n, 2 * n)
-    )
-
 # %% ../../nbs/05_mosaic/28_placement.ipynb #27e520c0
 def _stage_model(information: Floats, score: Floats) -> tuple[Floats, Floats]:
     """Mean (4,) and covariance (4, 4) of the model's departure from 1, averaged over how large it may be.
@@ -115,7 +96,7 @@ def _stage_model(information: Floats, score: Floats) -> tuple[Floats, Floats]:
 def _solve(links: Links, w: Floats, stage: Floats, precision: Floats) -> _Solution:
     """Least squares with link weights `w` (m, 2, 2) and precisions of the stage's positions (n, 2)."""
     n = len(stage)
-    k = _normal_matrix(n, links.tiles, w, precision.ravel())
+    k = normal_matrix(n, links.tiles, w, precision.ravel())
     g = (precision * stage).ravel()
     pull = np.einsum("mij,mj->mi", w, links.displacement)
     np.add.at(g, 2 * links.tiles[:, 1:] + np.arange(2), pull)
