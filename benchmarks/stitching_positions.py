@@ -394,7 +394,7 @@ def speed(rows: Any, seeds: list[int]) -> str:
     common = rows[rows["seed"].isin(seeds)].dropna(subset=["med"])
     cpu = common.pivot_table(index=["scenario", "seed"], columns="program", values="cpu")
     out = []
-    for peer in cpu.columns.drop("imaxt_nb"):
+    for peer in cpu.columns.drop("imaxt_nb", errors="ignore"):
         both = cpu[["imaxt_nb", peer]].dropna()
         if len(both):
             ours, theirs = both.mean()
