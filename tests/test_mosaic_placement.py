@@ -137,6 +137,44 @@ def test_tiles_without_links_and_islands_stay_with_the_stage() -> None:
     assert np.mean(away) < 3 * 6
 
 
+def slipping(kind: str, n: int) -> np.ndarray:
+    """Errors (n * n, 2) of a stage that scans n rows there and back: what all or many tiles have in common."""
+    row, column = np.divmod(np.arange(n * n), n)
+    taken = row * n + np.where(row % 2 == 1, n - 1 - column, column)
+    alike = {
+        "linear": np.outer(taken / n**2, [40, -25]),
+        "jump in a row": np.outer(taken > 2 * n + n // 2, [30, 30]),
+        "jump between rows": np.outer(row > n // 2, [-30, 20]),
+        "backlash": np.outer(row % 2, [0, 15]),
+        "nothing": np.zeros((n * n, 2)),
+    }
+    return np.asarray(alike[kind], float)
+
+
+@pytest.mark.parametrize(
+    "kind", ["linear", "jump in a row", "jump between rows", "backlash", "nothing"]
+)
+def test_a_stage_that_drifts_or_slips(kind: str) -> None:
+    """Tiles without links follow those that have some: no worse than the stage's independent errors of 3 let them."""
+    n, alone, pulls, kept = 7, [], [], []
+    nominal, pairs = grid(n, n)
+    row, column = np.divmod(np.arange(n * n), n)
+    tied = (np.abs(row - 3) < 3) & (np.abs(column - 3) < 3)
+    for seed in range(6):
+        true = nominal + slipping(kind, n) + np.random.default_rng(seed).normal(0, 3, (n * n, 2))
+        p = place(measured(true, pairs[tied[pairs].all(axis=1)], 0.03, 0.03, seed), nominal, 15)
+        kept.append(p.island[tied].max() == 0)
+        miss = p.position - true
+        miss -= miss[tied].mean(axis=0)
+        alone += miss[~tied].ravel().tolist()
+        pulls += (miss / p.error)[~tied].ravel().tolist()
+        assert (p.drift is None) == (kind in ("nothing", "linear"))
+    assert all(kept)  # links hold across a jump
+    limit = {"nothing": 3.6, "linear": 4.5, "backlash": 4.5}.get(kind, 6.0)
+    assert np.sqrt(np.mean(np.square(alone))) < limit
+    assert 1.4826 * np.median(np.abs(pulls)) < 1.5
+
+
 @pytest.mark.parametrize(("scale", "most"), [(0.0, 1.03), (0.006, 0.8)])
 def test_a_true_stage_is_believed_and_a_wrong_one_corrected(scale: float, most: float) -> None:
     """Tiles without links, r.m.s. against what the stage itself would make of them."""

@@ -166,6 +166,10 @@ def place_section(
         link_rows(section, k, r, q, w, pixel_um)
         for k, (r, q, w) in enumerate(zip(found, placed, weights, strict=True))
     ]
+    for k, q in enumerate(placed[: 1 if same else None]):
+        if q.drift is not None:
+            kinds = " and ".join(sorted({n for axis in q.drift.kinds for n in axis}))
+            notes.append(f"section {section.number}, plane {k}: the stage's errors have {kinds} in common")
     out = sum(int((w == 0).sum()) for w in weights)
     if out:
         of = f"{out} of {sum(len(w) for w in weights)} links"
