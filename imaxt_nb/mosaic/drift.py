@@ -62,17 +62,16 @@ def components(stage: Floats, known: Ints) -> Iterator[tuple[str, Floats, float]
     pitch = float(np.median(cKDTree(stage).query(stage, 2)[0][:, 1]))
     rows, columns = (lines(stage[:, k], 0.3 * pitch) for k in (0, 1))
     for name, line in (("rows", rows), ("columns", columns)):
-        yield name, np.eye(line.max() + 1)[line], 0.0
         yield f"every other of the {name}", np.eye(2)[line % 2][:, :1], 0.0
     scans, steps = _scans(rows, columns), dict[bytes, Floats]()
     for rank in scans:
         ends = np.sort(rank[known])
         after = ((rank[:, None] >= ends[1:]).astype(float) + (rank[:, None] > ends[:-1])) / 2
-        yield "walk", after / np.sqrt(len(ends)), float(np.log(len(scans)))
+        yield "a walk", after / np.sqrt(len(ends)), float(np.log(len(scans)))
         for k in range(LEAST_SIDE - 1, len(ends) - LEAST_SIDE):
             steps[after[:, k].tobytes()] = after[:, k : k + 1]
     for step in steps.values():
-        yield "step", step, float(np.log(len(steps)))
+        yield "a step", step, float(np.log(len(steps)))
 
 # %% ../../nbs/05_mosaic/28_drift.ipynb #dfe4bce7
 GAIN = 5.0  # in the logarithm of the evidence: on independent errors nothing reaches it once in a hundred times
