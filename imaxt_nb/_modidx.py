@@ -2630,6 +2630,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'imaxt_nb.mosaic.pairs.Link.accepted': ( '05_mosaic/pairs.html#link.accepted',
                                                                                 'imaxt_nb/mosaic/pairs.py'),
                                        'imaxt_nb.mosaic.pairs._at_half': ('05_mosaic/pairs.html#_at_half', 'imaxt_nb/mosaic/pairs.py'),
+                                       'imaxt_nb.mosaic.pairs._differs': ('05_mosaic/pairs.html#_differs', 'imaxt_nb/mosaic/pairs.py'),
                                        'imaxt_nb.mosaic.pairs._half': ('05_mosaic/pairs.html#_half', 'imaxt_nb/mosaic/pairs.py'),
                                        'imaxt_nb.mosaic.pairs._refine': ('05_mosaic/pairs.html#_refine', 'imaxt_nb/mosaic/pairs.py'),
                                        'imaxt_nb.mosaic.pairs._second_look': ( '05_mosaic/pairs.html#_second_look',

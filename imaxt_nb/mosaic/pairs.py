@@ -76,30 +76,39 @@ def measure_pair(
     rich = filled > FILLED and sigma_for(snr, plan.bins) < RICH
     if filled < 1 and shown < SHOWN:
         floor = BLANK * floor
-    first: Link | None = None
+    found: Link | None = None
     for peak in peaks:
         offset = None
         if peak.significance >= floor:
             offset = _refine(a, b, fa, fb, peak, plan, snr, rich)
         why = reason_against(offset, peak.significance, plan.expected, plan.reach, floor)
         link = Link(offset, peak.significance, structure, why, rich)
+        found = link if link.accepted else found or link
         if link.accepted:
-            return link
-        first = first or link
-    assert first is not None
-    return _second_look(a, b, fa, fb, plan, snr, first) if structure else first
+            break
+    assert found is not None
+    if not structure or (found.accepted and (rich or not _differs(found))):
+        return found
+    return _second_look(a, b, fa, fb, plan, snr, found)
+
+
+def _differs(k: Link) -> bool:
+    """Whether the overlaps differ by more than the noise."""
+    return k.offset is not None and k.offset.excess - 2 * k.offset.excess_err > EXCESS
 
 # %% ../../nbs/05_mosaic/25_pairs.ipynb #6970960b
 def _second_look(
     a: Strip, b: Strip, fa: Spectrum, fb: Spectrum, plan: Search, snr: Floats, link: Link
 ) -> Link:
-    """A link that wasn't believed, looked for where nothing speaks against it; its signal is its significance."""
+    """A link that wasn't believed, or isn't without differences, looked for where nothing speaks against it; its signal is its significance."""
     sigma, n = sigma_for(snr, plan.bins), plan.bins
     away = np.array(a.origin) - np.array(b.origin)
     start = likeliest(fa.view, fb.view, plan, plan.centre(a, b))
     offset = None if start is None else _sharp(a, b, start * n + away, sigma, n)
     shown = 0.0 if offset is None else offset.signal
     if reason_against(offset, shown, plan.expected, plan.reach, LEAST_SIGNIFICANCE):
+        return link
+    if link.accepted and link.offset and offset and link.offset.excess <= offset.excess:
         return link
     return Link(offset, shown, True, "")
 
@@ -162,7 +171,7 @@ BENT, TOLERANT = (
     4.0,
 )  # less agreement than this may be a distortion that wasn't corrected: a blur of so many px forgives it
 RICH = 2.0  # px: the blur of overlaps that are full of fine structure
-CONTENT, FILLED = 8.0, 0.3  # SNR of a ring; share of a strip
+CONTENT, FILLED = 2.2, 0.3  # SNR of a ring; share of a strip
 SHOWN, BLANK = (
     3.0,
     3.0,
@@ -181,7 +190,10 @@ UNLIKELY = (
 
 
 def stage_scatter(links: list[Link], expected: Floats, guess: float) -> tuple[Floats, Floats]:
-    """Middle and robust width (2,) px of what rich links add to the stage's displacements; `guess`: width if there are few."""
+    """Middle and robust width (2,) px of what rich links add to the stage's displacements; `guess`: width if there are few.
+
+    The width is two of its own standard errors above what was found: those of a handful of links are large.
+    """
     rich = [
         k.offset.displacement - d
         for k, d in zip(links, expected, strict=True)
@@ -190,7 +202,8 @@ def stage_scatter(links: list[Link], expected: Floats, guess: float) -> tuple[Fl
     if len(rich) < 6:
         return np.zeros(2), np.full(2, guess)
     middle = np.median(rich, axis=0)
-    return middle, np.maximum(1.4826 * np.median(np.abs(rich - middle), axis=0), 0.1 * guess)
+    width = 1.4826 * np.median(np.abs(rich - middle), axis=0) * (1 + 2 * 1.17 / np.sqrt(len(rich)))
+    return middle, np.maximum(width, 0.1 * guess)
 
 
 def agreement_asked(links: list[Link]) -> float:

@@ -147,7 +147,7 @@ def _scene(v: Pixels, w: Pixels, sigma: float, inner: Any) -> _Scene:
 
 # %% ../../nbs/05_mosaic/24_sparse.ipynb #2966c4ed
 GAIN_ERROR, SLOPE = 0.1, 0.1  # of one tile against the other; its change over 100 px
-ASTRAY_PX = 8.0  # from the start
+ASTRAY_PX = 12.0  # from the start
 
 
 @dataclass(frozen=True)
@@ -225,12 +225,12 @@ def _solve(parts: list[_Normal]) -> tuple[Floats, Floats] | None:
     return np.asarray(np.linalg.solve(h, v), float), h
 
 # %% ../../nbs/05_mosaic/24_sparse.ipynb #7a675f53
-def sharpen(a: Strip, b: Strip, start: Floats, sigma: float, steps: int = 8) -> Offset | None:
+def sharpen(a: Strip, b: Strip, start: Floats, sigma: float, steps: int = 12) -> Offset | None:
     """The offset near `start` (row, column) px, right to some px, from every pixel that both strips show.
 
     `sigma`: the blur of slopes, px. None if there is nothing to see, or no end to the steps.
     """
-    at, left = np.asarray(start, float), None
+    at, left, last = np.asarray(start, float), None, np.zeros(2)
     for _ in range(steps):
         whole = np.round(at).astype(int)
         overlap = matching(a, b, whole)
@@ -242,6 +242,9 @@ def sharpen(a: Strip, b: Strip, start: Floats, sigma: float, steps: int = 8) -> 
         if found is None:
             return None
         base, (rest, h) = whole if left is None else at, found
+        if rest @ last < 0:  # what is seen at the border changes from step to step: don't go to and fro
+            rest = rest / 2
+        last = rest
         if left is not None and np.abs(rest).max() < 0.2:
             return _describe(base + rest, rest, h, parts, sigma)
         at = base + np.clip(rest, -2, 2)
