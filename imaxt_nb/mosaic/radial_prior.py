@@ -5,6 +5,8 @@
 # %% ../../nbs/05_mosaic/12_radial_prior.ipynb #37dd1872
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 
 from .distortion import TERMS, monomials
@@ -38,12 +40,12 @@ def _by_centre(x: Matrix) -> Matrix:
         q[half : half + 3] = [[3 * u3, u2v], [2 * u2v, 2 * uv2], [uv2, 3 * v3]]
     return _deviations() @ q
 
-# %% ../../nbs/05_mosaic/12_radial_prior.ipynb #8ed44b5f
+# %% ../../nbs/05_mosaic/12_radial_prior.ipynb #805a9441
 def shrink_to_radial(x: Matrix, covariance: Matrix) -> tuple[Matrix, Matrix, Matrix]:
     """Unknowns (the coefficients first) under a prior on each deviation from a radial distortion about any centre.
 
     The widths (18,) px of the prior are those of the greatest evidence, found one after the other in some rounds
-    (automatic relevance determination: MacKay 1992); `DOUBT` widens the covariance. A deviation is let in when it gains `ASKED` in the logarithm of the evidence.
+    (automatic relevance determination: MacKay 1992); the covariance is an average that doubts that, see above. A deviation is let in when it gains `ASKED` in the logarithm of the evidence.
     """
     a = np.zeros((18, len(x)))
     a[:, :N] = _deviations()
@@ -58,23 +60,35 @@ def shrink_to_radial(x: Matrix, covariance: Matrix) -> tuple[Matrix, Matrix, Mat
             scores = np.array([_evidence(d, c, w) for w in tried])
             scores[1:] -= ASKED
             widths = tried[np.argmax(scores)]
-    k, told = (
-        covariance @ a.T @ np.linalg.inv(c + np.diag(w**2)) for w in (widths, _doubted(x, widths))
-    )
-    return x - k @ d, covariance - told @ a @ covariance, widths
-
-# %% ../../nbs/05_mosaic/12_radial_prior.ipynb #576f4817
-def _doubted(x: Matrix, widths: Matrix) -> Matrix:
-    """Widths for the errors: a pure cube that follows the mixed term of its component may be off by a share of it."""
-    wide = widths.copy()
-    for i, mixed in ((12, TERMS.index("uv2")), (15, len(TERMS) + TERMS.index("u2v"))):
-        wide[i] = max(wide[i], DOUBT * abs(x[mixed]))
-    return wide
+    k = covariance @ a.T @ np.linalg.inv(c + np.diag(widths**2))
+    return x - k @ d, _averaged(x, covariance, a, c, widths), widths
 
 
 def _evidence(d: Matrix, c: Matrix, widths: Matrix) -> float:
     total = c + np.diag(widths**2)
     return -0.5 * float(d @ np.linalg.solve(total, d) + np.linalg.slogdet(total)[1])
+
+# %% ../../nbs/05_mosaic/12_radial_prior.ipynb #8ed44b5f
+def _averaged(x: Matrix, covariance: Matrix, a: Matrix, c: Matrix, widths: Matrix) -> Matrix:
+    """The covariance about the shrunk unknowns, averaged over what pure cubes may do, by how likely each makes what is seen.
+
+    Each may be as far from the mixed term of its component as `widths` have it, or off by a share of it, `DOUBT`.
+    """
+    d, mixed = a @ x, (TERMS.index("uv2"), len(TERMS) + TERMS.index("u2v"))
+    log, gains = [], []
+    for free in product((False, True), repeat=2):
+        w = widths.copy()
+        for i, m, yes in zip((12, 15), mixed, free, strict=True):
+            w[i] = max(w[i], DOUBT * abs(x[m]) * yes)
+        log.append(_evidence(d, c, w))
+        gains.append(covariance @ a.T @ np.linalg.inv(c + np.diag(w**2)))
+    share = np.exp(np.array(log) - max(log))
+    share /= share.sum()
+    mean = sum(w * k for w, k in zip(share, gains, strict=True))
+    out = covariance - mean @ a @ covariance
+    for w, k in zip(share, gains, strict=True):
+        out += w * np.outer((k - gains[0]) @ d, (k - gains[0]) @ d)
+    return np.asarray(out)
 
 # %% ../../nbs/05_mosaic/12_radial_prior.ipynb #a8de0cc9
 def predicted_error(covariance: Matrix, n: int = 21) -> Matrix:
