@@ -111,7 +111,7 @@ def source_box(
 
 # %% ../../nbs/05_mosaic/01_gather.ipynb #4a3fd97f
 ORDERS = (1, 3)
-BAND = 64  # rows at once: what is between stays in the processor's cache
+BAND = 2**17  # pixels at once: what is between stays in the processor's cache
 
 
 def gather(
@@ -142,8 +142,9 @@ def gather(
     rows, cols = box[1] - box[0], box[3] - box[2]
     values = np.zeros((raw.shape[0] if raw.ndim == 3 else 1, rows, cols), np.float32)
     weights = np.zeros_like(values)
-    for top in range(0, rows, BAND):
-        part = slice(top, min(top + BAND, rows))
+    band = max(16, BAND // max(1, cols))
+    for top in range(0, rows, band):
+        part = slice(top, min(top + band, rows))
         num, den = np.zeros((2, len(values), part.stop - top, cols), np.float32)
         place = (box[0] + shift[0] + top, box[2] + shift[1])
         accumulate(raw, dark, flat, weight, displacement, step, place, order, num, den)
