@@ -30,7 +30,6 @@ from imaxt_nb.beads.profile import RadiusPrior
 from imaxt_nb.beads.sample import BeadParameters, bead_channel, open_cube, planes_of
 from imaxt_nb.mosaic.canvas import canvas_of, usable_extent
 from imaxt_nb.mosaic.fuse import Optics, Painter, feathered, paint, plane_tiles
-from imaxt_nb.mosaic.gather import gain_of
 from imaxt_nb.sample.store import Sample
 from imaxt_nb.sample.tiles import RawTiles
 from imaxt_nb.simulate.detector import Detector
@@ -172,9 +171,8 @@ def noise_pulls(sample, truth, p):
     raw = RawTiles.open(sample.path("raw", "stpt.zarr"))
     channel, shape = bead_channel(open_cube(sample, "stpt"), p), truth.flat.shape[1:]
     weight, lattice = np.ones(shape, np.float32), truth.lens.lattice()
-    gain = gain_of(truth.flat, weight, truth.flat.shape)
     ramp = feathered(weight, 5.0)
-    optics = Optics(ramp, truth.dark, gain, lattice, 16, usable_extent(weight, lattice))
+    optics = Optics(ramp, truth.dark, truth.flat, lattice, 16, usable_extent(weight, lattice))
     tiles = truth.tiles.assign(status="registered")
     canvas = canvas_of(tiles, optics.extent, raw.pixel_um)
     pulls = []

@@ -130,7 +130,7 @@ def test_edges_are_complete_whatever_the_fraction(places: Path) -> None:
     _, raw, tiles = tile_sample(places, sections=1, grid=1)
     for shift in (0.0, 0.2, 0.4999, 0.77):
         moved = tiles.assign(x_um=shift * PIXEL_UM, y_um=-shift * PIXEL_UM)
-        optics = optics_of(identity((120, 120)), 2)
+        optics = optics_of(identity((120, 120)))
         canvas = canvas_of(moved, optics.extent, raw.pixel_um)
         painter = Painter(raw, (plane_tiles(moved, 1, 0, canvas),), optics, "float32")
         mosaic, trust = paint(painter, canvas)

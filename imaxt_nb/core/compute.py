@@ -52,7 +52,9 @@ def get_client(spec: str | None = None) -> Iterator[Any]:
     spec = spec or load_settings().dask
     kind, _, size = spec.partition(":")
     if kind == "threads":
-        with dask.config.set(scheduler="threads", num_workers=int(size or os.cpu_count() or 1)):
+        from dask.threaded import get  # by its name Dask would import all of `distributed`
+
+        with dask.config.set(scheduler=get, num_workers=int(size or os.cpu_count() or 1)):
             yield None
     elif kind == "local":
         from dask.distributed import Client, LocalCluster

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from ..core.errors import BadInput
 from .distortion import Distortion, read_distortion, write_distortion
-from .gather import gain_of
 from ..sample.places import exists, is_finished, join, move_aside, publish, zarr_store
 
 # %% auto #0
@@ -43,13 +42,6 @@ class Calibration:
     def tile_shape(self) -> tuple[int, int]:
         """Rows and columns of a tile."""
         return int(self.weight.shape[0]), int(self.weight.shape[1])
-
-    @cached_property
-    def gain(self) -> Plane:
-        """What `mosaic.gather` multiplies with: 1 / flat, NaN where there is no confidence; (c, y, x), (y, x) without a flat."""
-        return gain_of(
-            self.flat, self.weight, self.tile_shape if self.flat is None else self.flat.shape
-        )
 
     def lattice(self, step: int = 16) -> Plane | None:
         """The displacement that `mosaic.gather` reads, or None."""

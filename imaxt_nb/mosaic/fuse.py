@@ -41,29 +41,23 @@ def feathered(weight: NDArray[np.float32], percent: float) -> NDArray[np.float32
 class Optics:
     """What a tile's pixels are corrected with.
 
-    dark, gain : (c, y, x) float32 or None (`gather.gain_of`); weight : (y, x) float32; lattice : (2, ny, nx) in px at
+    dark, flat : (c, y, x) float32 or None; weight : (y, x) float32; lattice : (2, ny, nx) in px at
     every `step` px, or None; extent : what a tile covers.
     """
 
     weight: NDArray[np.float32]
     dark: NDArray[np.float32] | None
-    gain: NDArray[np.float32] | None
+    flat: NDArray[np.float32] | None
     lattice: NDArray[np.float32] | None
     step: int
     extent: Extent
 
 
-def optics_of(
-    calibration: Any, n_channels: int, feather_percent: float = 0.0, step: int = 16
-) -> Optics:
-    """A `Calibration` (dark, flat, weight, lattice) made ready for `n_channels` channels."""
+def optics_of(calibration: Any, feather_percent: float = 0.0, step: int = 16) -> Optics:
+    """A `Calibration` (dark, flat, weight, lattice) made ready."""
     weight = feathered(calibration.weight, feather_percent)
-    gain = None
-    if calibration.flat is not None or not (weight > 0).all():
-        gain = np.broadcast_to(calibration.gain, (n_channels, *weight.shape))
-    dark = None if calibration.dark is None else np.asarray(calibration.dark, np.float32)
-    lattice = calibration.lattice(step)
-    return Optics(weight, dark, gain, lattice, step, usable_extent(weight, lattice))
+    lattice, c = calibration.lattice(step), calibration
+    return Optics(weight, c.dark, c.flat, lattice, step, usable_extent(weight, lattice))
 
 # %% ../../nbs/05_mosaic/33_fuse.ipynb #73e16c03
 @njit
@@ -174,7 +168,7 @@ def _strip(
     num, den = np.zeros((2, *planes.shape), np.float32)
     for tile, (row, col) in tiles:
         at = (row + top, col)
-        accumulate(tile, o.dark, o.gain, o.weight, o.lattice, o.step, at, order, num, den)
+        accumulate(tile, o.dark, o.flat, o.weight, o.lattice, o.step, at, order, num, den)
     for c, image in enumerate(planes):
         finish_mean(num[c], den[c], image, pedestal)
     _trust(den, trust)

@@ -8,49 +8,76 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
+from ..core.compiled import njit
 from ..core.errors import BadInput
 from .kernel import BLOCK, accumulate_rows
 
 # %% auto #0
-__all__ = ['Box', 'NO_DISPLACEMENT', 'REACH', 'ORDERS', 'gain_of', 'correct', 'check_displacement', 'source_box', 'gather',
+__all__ = ['Box', 'NO_DISPLACEMENT', 'REACH', 'ORDERS', 'BAND', 'correct', 'check_displacement', 'source_box', 'gather',
            'accumulate']
 
 # %% ../../nbs/05_mosaic/01_gather.ipynb #69e3b6e6
 Box = tuple[int, int, int, int]  # row0, row1, col0, col1; the ends are not included
 NO_DISPLACEMENT = np.zeros((2, 2, 2), np.float32)
+_Line = tuple[NDArray[Any], int, int]  # the memory; steps from channel to channel, from row to row
 
 
-def gain_of(
-    flat: NDArray[Any] | None, weight: NDArray[Any] | None, shape: tuple[int, ...]
-) -> NDArray[np.float32]:
-    """What dark-subtracted pixels are multiplied by: 1 / flat, NaN where they can't be used.
+def _line(a: NDArray[Any], shape: tuple[int, ...]) -> _Line:
+    """An array of `shape` (c, y, x), or broadcast to it, as one line."""
+    full = np.broadcast_to(a, shape)
+    if full.strides[2] != full.itemsize:
+        rows = full[:, :1] if full.strides[1] == 0 else full
+        full = np.broadcast_to(np.ascontiguousarray(rows), shape)
+    c, y = (n // full.itemsize for n in full.strides[:2])
+    length = (shape[0] - 1) * c + (shape[1] - 1) * y + shape[2]
+    return as_strided(full, (length,), (full.itemsize,)), c, y
 
-    `flat` (c, y, x) or (y, x), `weight` (y, x), either None; the result has `shape` (c, y, x), float32.
-    """
-    gain = np.ones(shape, np.float32)
-    if flat is not None:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            gain /= flat
-        gain[~((gain > 0) & np.isfinite(gain))] = np.nan
-    if weight is not None:
-        gain[..., ~(np.asarray(weight) > 0)] = np.nan
-    return gain
+# %% ../../nbs/05_mosaic/01_gather.ipynb #498cfd89
+@njit(error_model="numpy")
+def _correct(raw: Any, dark: Any, flat: Any, weight: Any, out: Any) -> None:
+    """(raw - dark) / flat; NaN where the flat or the weight isn't above 0."""
+    one, none, width = np.float32(1), np.float32(np.nan), out.shape[2] - BLOCK
+    for k in range(out.shape[0]):
+        for i in range(out.shape[1]):
+            r = raw[0][k * raw[1] + i * raw[2] :]
+            d = dark[0][k * dark[1] + i * dark[2] :]
+            f = flat[0][k * flat[1] + i * flat[2] :]
+            w = weight[0][k * weight[1] + i * weight[2] :]
+            for j in range(width):
+                gain = one / f[j]
+                v = (np.float32(r[j]) - d[j]) * gain
+                good = (gain > 0) & (gain < np.float32(np.inf)) & (w[j] > 0)
+                out[k, i, j] = v if good else none
 
 
 def correct(
     raw: NDArray[Any],
     dark: NDArray[Any] | None,
-    gain: NDArray[np.float32] | None,
-    out: NDArray[np.float32] | None = None,
+    flat: NDArray[Any] | None,
+    weight: NDArray[Any] | None,
 ) -> NDArray[np.float32]:
-    """(raw - dark) x gain as float32; all of one shape, or broadcast to the shape of `raw`."""
-    out = np.empty(raw.shape, np.float32) if out is None else out
-    np.subtract(raw, np.float32(0) if dark is None else dark, out=out, casting="unsafe")
-    if gain is not None:
-        out *= gain
+    """(raw - dark) / flat, NaN where flat or weight isn't above 0; float32 (c, y, x + `BLOCK`), the last columns 0.
+
+    All of one shape (c, y, x), or broadcast to that of `raw`; (y, x) is one channel.
+    """
+    raw = raw if raw.ndim == 3 else raw[None]
+    plain = raw if raw.dtype in (np.uint16, np.float32) else raw.astype(np.float32)
+    parts = [(dark, 0.0), (flat, 1.0), (weight, 1.0)]
+    known = [np.asarray(value if a is None else a, np.float32) for a, value in parts]
+    out = _empty(raw.shape)
+    if raw.size:
+        _correct(*(_line(a, raw.shape) for a in (plain, *known)), out)
     return out
+
+
+def _empty(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Room for (c, y, x) with `BLOCK` columns to spare, for blocks that overshoot."""
+    full = np.empty((*shape[:-1], shape[-1] + BLOCK), np.float32)
+    full[..., -BLOCK:] = 0
+    return full
 
 # %% ../../nbs/05_mosaic/01_gather.ipynb #dd6c9da2
 REACH = 2  # pixels that cubic convolution needs around a place
@@ -84,6 +111,7 @@ def source_box(
 
 # %% ../../nbs/05_mosaic/01_gather.ipynb #4a3fd97f
 ORDERS = (1, 3)
+BAND = 2**17  # pixels at once: what is between stays in the processor's cache
 
 
 def gather(
@@ -96,7 +124,6 @@ def gather(
     weight: NDArray[np.float32] | None = None,
     shift: tuple[float, float] = (0.0, 0.0),
     order: int = 3,
-    gain: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Corrected pixels of one tile at the ideal coordinates of `box` + `shift`, and their confidence.
 
@@ -107,37 +134,29 @@ def gather(
     displacement : float32 (2, ny, nx), (d_row, d_col) in px at every `step` px; None for no distortion.
     shift : (row, col) in px, added to the box's coordinates.
     order : 3, cubic convolution (Keys 1981, a = -0.5), or 1, bilinear.
-    gain : of `gain_of`, if it was made before; then `flat` isn't looked at.
 
     Returns
     -------
     values, weights : float32, (rows, cols) or (c, rows, cols); both 0 where the tile says nothing.
     """
-    channels = raw.shape[0] if raw.ndim == 3 else 1
-    num = np.zeros((channels, box[1] - box[0], box[3] - box[2]), np.float32)
-    den = np.zeros_like(num)
-    if gain is None and (flat is not None or weight is not None):
-        gain = gain_of(flat, weight, raw.shape)
-    accumulate(
-        raw,
-        dark,
-        gain,
-        weight,
-        displacement,
-        step,
-        (box[0] + shift[0], box[2] + shift[1]),
-        order,
-        num,
-        den,
-    )
-    values = np.divide(num, den, out=num, where=den > 0)
-    return (values[0], den[0]) if raw.ndim == 2 else (values, den)
+    rows, cols = box[1] - box[0], box[3] - box[2]
+    values = np.zeros((raw.shape[0] if raw.ndim == 3 else 1, rows, cols), np.float32)
+    weights = np.zeros_like(values)
+    band = max(16, BAND // max(1, cols))
+    for top in range(0, rows, band):
+        part = slice(top, min(top + band, rows))
+        num, den = np.zeros((2, len(values), part.stop - top, cols), np.float32)
+        place = (box[0] + shift[0] + top, box[2] + shift[1])
+        accumulate(raw, dark, flat, weight, displacement, step, place, order, num, den)
+        np.divide(num, den, out=values[:, part], where=den > 0)
+        weights[:, part] = den
+    return (values[0], weights[0]) if raw.ndim == 2 else (values, weights)
 
 # %% ../../nbs/05_mosaic/01_gather.ipynb #4421e466
 def accumulate(
     raw: Any,
     dark: NDArray[Any] | None,
-    gain: NDArray[np.float32] | None,
+    flat: NDArray[Any] | None,
     weight: NDArray[np.float32] | None,
     displacement: NDArray[np.float32] | None,
     step: int,
@@ -148,8 +167,8 @@ def accumulate(
 ) -> None:
     """Add a tile's confidence x value to `num` and its confidence to `den`, both (c, rows, cols) float32.
 
-    `place`: ideal (row, col) of the tile at pixel (0, 0) of `num`, in px; `gain` as of `gain_of`;
-    the rest as for `gather`. Pixels of `num` that the tile does not cover are left alone. `raw` is sliced once
+    `place`: ideal (row, col) of the tile at pixel (0, 0) of `num`, in px; the rest as for
+    `gather`. Pixels of `num` that the tile does not cover are left alone. `raw` is sliced once
     (`raw[..., r0:r1, c0:c1]`) and may be anything that has `shape` and `ndim` as well.
     """
     if order not in ORDERS:
@@ -168,25 +187,13 @@ def accumulate(
     r0, r1, c0, c1 = source_box(box, place, reach, shape)
     cut = (..., slice(r0, r1), slice(c0, c1))
     part = raw[cut]
-    source, trust = _empty(part.shape), _empty((r1 - r0, c1 - c0))
-    correct(
-        part,
-        None if dark is None else dark[cut],
-        None if gain is None else gain[cut],
-        (source if part.ndim == 3 else source[0])[..., :-BLOCK],
-    )
+    known = [None if a is None else a[cut] for a in (dark, flat, weight)]
+    source, trust = correct(part, *known), _empty((1, *part.shape[-2:]))
     trust[0, :, :-BLOCK] = 1 if weight is None else weight[cut]
     at, to = (r0, c0), (float(place[0]), float(place[1]))
     accumulate_rows(source, trust, at, lattice, step, to, order == 3, num, den, box)
 
 # %% ../../nbs/05_mosaic/01_gather.ipynb #b40d6643
-def _empty(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Room for (c, y, x) with `BLOCK` columns to spare, for blocks that overshoot."""
-    full = np.empty((*((1,) * (3 - len(shape))), *shape[:-1], shape[-1] + BLOCK), np.float32)
-    full[..., -BLOCK:] = 0
-    return full
-
-
 def _reached(
     place: tuple[float, float], reach: tuple[float, float], shape: tuple[int, int], out: Any
 ) -> Box:

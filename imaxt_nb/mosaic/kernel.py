@@ -94,7 +94,7 @@ def _cubic_block(s: Any, k: Any, p: Any, q: Any, u: Any, v: Any, j: Any, out: An
         out[i] = a + b
 
 # %% ../../nbs/05_mosaic/00_kernel.ipynb #34767a37
-@njit
+@njit(fastmath={"contract"})
 def _row(
     s: Any, k: int, p: Any, q: Any, u: Any, v: Any, starts: Any, count: int, cubic: bool, out: Any
 ) -> None:

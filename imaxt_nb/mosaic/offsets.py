@@ -10,27 +10,44 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage as ndi
 
+from .filters import blur, box_mean
 from .peaks import LAGS, gradient_sums, lag_sums, lag_sums_plain, summit, value_at
-from .search import RINGS, SHARE_BOX, Floats, flatten, share
+from .search import RINGS, SHARE_BOX, Floats, share
 from .strips import Pixels, Strip
 
 # %% auto #0
-__all__ = ['FINE_HIGH_PASS', 'LEAST_PX', 'smooth', 'sigma_for', 'Offset', 'matching', 'Place', 'climb', 'fine']
+__all__ = ['FINE_HIGH_PASS', 'LEAST_PX', 'Cover', 'cover', 'smooth', 'sigma_for', 'Offset', 'matching', 'Place', 'climb', 'fine']
 
 # %% ../../nbs/05_mosaic/22_offsets.ipynb #e6e29856
 FINE_HIGH_PASS, LEAST_PX = 61, 16
 
 
-def smooth(values: Pixels, weight: Pixels | None, sigma: float) -> Pixels:
+@dataclass(frozen=True)
+class Cover:
+    """What pixels (y, x) weigh, and what that is when it is blurred, and as a mean of the surroundings: for all channels."""
+
+    weight: Pixels
+    blurred: Pixels
+    around: Pixels
+
+
+def cover(weight: Pixels, sigma: float) -> Cover:
+    """For a band that is blurred by `sigma` px."""
+    least = np.float32(1e-3)
+    around = np.maximum(box_mean(weight, FINE_HIGH_PASS), least)
+    return Cover(weight, np.maximum(blur(weight, sigma), least), around)
+
+
+def smooth(values: Pixels, seen: Cover | None, sigma: float) -> Pixels:
     """A band of the structure in (y, x): blurred by `sigma` px, less the surroundings."""
-    if weight is None:
-        blurred = ndi.gaussian_filter(values, sigma, truncate=3)
-    else:
-        total = ndi.gaussian_filter(weight, sigma, truncate=3)
-        blurred = ndi.gaussian_filter(values * weight, sigma, truncate=3) / np.maximum(total, 1e-3)
-    return flatten(blurred, weight, FINE_HIGH_PASS)
+    if seen is None:
+        soft = blur(values, sigma)
+        return np.asarray(soft - box_mean(soft, FINE_HIGH_PASS))
+    soft = blur(values * seen.weight, sigma) / seen.blurred
+    return np.asarray(
+        (soft - box_mean(soft * seen.weight, FINE_HIGH_PASS) / seen.around) * seen.weight
+    )
 
 
 def sigma_for(snr: Floats, bins: int) -> float:
@@ -104,11 +121,12 @@ def _bands(a: Strip, b: Strip, at: Any, sigma: float) -> list[_Band]:
         None if s.weight is None else np.ascontiguousarray(s.weight[k])
         for s, k in zip((a, b), at, strict=True)
     ]
+    covers = [None if w is None else cover(w, sigma) for w in cut]
     bands = []
     for c in range(len(a.values)):
         seen, weights, noise = [], [], []
-        for s, k, w in zip((a, b), at, cut, strict=True):
-            whole = smooth(s.values[c][k], w, sigma)
+        for s, k, w, seen_by in zip((a, b), at, cut, covers, strict=True):
+            whole = smooth(s.values[c][k], seen_by, sigma)
             noise.append(float(s.noise[c]) ** 2 * left)
             part = share(whole, noise[-1], SHARE_BOX * sigma)
             both = w if part is None else (part if w is None else part * w)
@@ -171,10 +189,10 @@ def climb(a: Strip, b: Strip, start: Floats, sigma: float, steps: int) -> Place 
 # %% ../../nbs/05_mosaic/22_offsets.ipynb #8b311673
 def fine(a: Strip, b: Strip, start: Floats, sigma: float, steps: int = 6) -> Offset | None:
     """The offset near a displacement `start` that is right within twice as many px as `steps`; None if there is no peak."""
-    for blur in (sigma, 2 * sigma):
-        place = climb(a, b, start, blur, steps)
+    for width in (sigma, 2 * sigma):
+        place = climb(a, b, start, width, steps)
         if place is not None:
-            return _describe(place, blur)
+            return _describe(place, width)
     return None
 
 # %% ../../nbs/05_mosaic/22_offsets.ipynb #bb6e09cd

@@ -25,17 +25,19 @@ def lag_sums(a: Any, wa: Any, b: Any, wb: Any, n: int, out: Any) -> None:
         for v in range(-n, n + 1):
             t = np.zeros(6)
             for y in range(n, h - n):
+                # cut rows begin at 0: with indices that can't be negative the loop becomes vector instructions
+                p, q = a[y, n : w - n], b[y - u, n - v : w - n - v]
+                wp, wq = wa[y, n : w - n], wb[y - u, n - v : w - n - v]
                 s0 = s1 = s2 = s3 = s4 = s5 = zero
-                for x in range(n, w - n):
-                    p, q = a[y, x], b[y - u, x - v]
-                    m = wa[y, x] * wb[y - u, x - v]
-                    mp, mq = m * p, m * q
+                for x in range(w - 2 * n):
+                    m = wp[x] * wq[x]
+                    mp, mq = m * p[x], m * q[x]
                     s0 += m
                     s1 += mp
                     s2 += mq
-                    s3 += mp * p
-                    s4 += mq * q
-                    s5 += mp * q
+                    s3 += mp * p[x]
+                    s4 += mq * q[x]
+                    s5 += mp * q[x]
                 t[0] += s0
                 t[1] += s1
                 t[2] += s2

@@ -21,6 +21,8 @@ from ..core.files import digest_text
 from ..core.parameters import Parameters, param
 from ..core.progress import track
 from .calibration import Calibration
+from .gather import correct
+from .kernel import BLOCK
 from .neighbours import neighbours, stage_pixels
 from imaxt_nb.mosaic.orientation import (
     coarse_view,
@@ -109,9 +111,8 @@ def stabiliser(raw: RawTiles, channels: list[int], c: Calibration, most: int = 9
             found = read_whole(section, int(tile), int(plane), channel)
             if found is None:
                 continue
-            image = found[some].astype(np.float32)
-            image -= 0 if c.dark is None else c.dark[channel][some]
-            image *= c.gain[some] if c.flat is None else c.gain[channel][some]
+            dark, flat = (None if a is None else a[channel][some] for a in (c.dark, c.flat))
+            image = correct(found[some], dark, flat, c.weight[some])[0, :, :-BLOCK]
             images[k].append(image)
     return find_stabiliser(images, step=1)
 

@@ -207,7 +207,7 @@ def render_sample(
     calibration.check(len(raw.channels), raw.tile_shape)
     rows = census(raw, tiles)
     check_census(rows, p.max_bad_percent, warn)
-    optics = optics_of(calibration, len(raw.channels), p.feather_percent)
+    optics = optics_of(calibration, p.feather_percent)
     canvas = canvas_of(tiles, optics.extent, raw.pixel_um)
     planes = tuple(plane_tiles(tiles, n, plane, canvas) for n, plane in depth_order(raw))
     order = 3 if p.interpolation == "cubic" else 1

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import scipy.fft as sf
 from numpy.typing import NDArray
-from scipy import ndimage as ndi
 
+from .filters import blur, box_mean
 from .gather import Box
 from .strips import Pixels, Strip
 
@@ -34,9 +34,9 @@ Floats = NDArray[np.float64]
 def flatten(values: Pixels, weight: Pixels | None, size: int) -> Pixels:
     """(y, x) less its mean in a square of `size` px, which only pixels with weight contribute to; 0 where there is none."""
     if weight is None:
-        return values - ndi.uniform_filter(values, size)
-    total = ndi.uniform_filter(weight, size)
-    mean = ndi.uniform_filter(values * weight, size) / np.maximum(total, 1e-3)
+        return values - box_mean(values, size)
+    total = box_mean(weight, size)
+    mean = box_mean(values * weight, size) / np.maximum(total, 1e-3)
     return np.asarray((values - mean) * weight, np.float32)
 
 
@@ -45,7 +45,7 @@ def share(band: Pixels, noise: float, size: float) -> Pixels | None:
 
     None if structure fills the band.
     """
-    power = ndi.uniform_filter(band * band, int(min(size, 61)))
+    power = box_mean(band * band, int(min(size, 61)))
     over = np.maximum(power / np.float32(noise + 1e-12) - 1, 0)
     part = over / (1 + over)
     return None if part.mean() > FULL else np.asarray(part, np.float32)
@@ -116,7 +116,7 @@ def spectrum(strip: Strip, shape: tuple[int, int], bins: int) -> Spectrum:
 
 def _window(flat: Pixels, noise: float) -> Pixels:
     """By how much the pixels of a flattened strip (y, x) count."""
-    soft = ndi.gaussian_filter(flat, COARSE_BLUR, truncate=3)
+    soft = blur(flat, COARSE_BLUR)
     part = share(soft, noise / (4 * np.pi * COARSE_BLUR**2), SHARE_BOX * COARSE_BLUR)
     return np.ones(flat.shape, np.float32) if part is None else part
 

@@ -107,7 +107,7 @@ def _one(
     name = f"{p.modality}_{slide_of(section)}"
     lost = int((~section.present).sum())
     row = {"slide": slide_of(section), "image": name, "tiles": len(table), "missing": lost}
-    optics = optics_of(c, len(raw.channels), p.feather_percent)
+    optics = optics_of(c, p.feather_percent)
     canvas = canvas_of(table, optics.extent, raw.pixel_um)
     size = [n * um for n, um in zip(canvas.shape, canvas.pixel_um, strict=True)]
     row |= {

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..core.errors import BadInput
 from .calibration import Calibration
 from .gather import Box, correct, gather
+from .kernel import BLOCK
 
 # %% auto #0
 __all__ = ['Pixels', 'ENOUGH_PX', 'overlap_boxes', 'Stabiliser', 'find_stabiliser', 'Strip', 'noise_of', 'cut_strip']
@@ -98,6 +99,10 @@ def _pairs_of_rows(n: int, apart: int) -> NDArray[np.int_]:
     first = np.arange(0, max(n - 1, 1), apart)
     return np.minimum(np.stack([first, first + 1], 1).ravel(), n - 1)
 
+
+def _less_dark(tile: NDArray[Any], dark: Pixels | None, cut: Any) -> Pixels:
+    return correct(tile[cut], None if dark is None else dark[cut], None, None)[..., :-BLOCK]
+
 # %% ../../nbs/05_mosaic/20_strips.ipynb #6b33c732
 def cut_strip(
     tile: NDArray[Any], box: Box, calibration: Calibration, root: Stabiliser, step: int = 16
@@ -106,8 +111,7 @@ def cut_strip(
     if tile.shape[1:] != calibration.tile_shape:
         raise BadInput("wrong tile size", found=tile.shape[1:], expected=calibration.tile_shape)
     r0, r1, c0, c1 = box
-    cut = (slice(None), slice(r0, r1), slice(c0, c1))
-    weight = None
+    dark, every = calibration.dark, slice(None)
     if calibration.distortion is not None or calibration.flat is not None:
         values, weights = gather(
             tile,
@@ -115,23 +119,18 @@ def cut_strip(
             calibration.lattice(step),
             step,
             calibration.dark,
-            None,
+            calibration.flat,
             calibration.weight,
-            gain=calibration.gain,
         )
         weight = weights.min(axis=0)
     else:
-        values = correct(
-            tile[cut], None if calibration.dark is None else calibration.dark[cut], None
-        )
+        values = _less_dark(tile, dark, (every, slice(r0, r1), slice(c0, c1)))
         weight = calibration.weight[r0:r1, c0:c1]
     bad = ~np.isfinite(values).all(axis=0)
     if bad.any():
         values = np.where(bad, root.zero[:, None, None], values)
-        weight = np.where(bad, 0, 1 if weight is None else weight).astype(np.float32)
-    whole = weight is None or weight.min() == 1
+        weight = np.where(bad, 0, weight).astype(np.float32)
     rows = r0 + _pairs_of_rows(r1 - r0, 8 if (r1 - r0) * (c1 - c0) > ENOUGH_PX else 2)
-    some = (slice(None), rows, slice(c0, c1))
-    plain = correct(tile[some], None if calibration.dark is None else calibration.dark[some], None)
+    plain = _less_dark(tile, dark, (every, rows, slice(c0, c1)))
     noise = noise_of(root(np.nan_to_num(plain)))
-    return Strip(root(values), None if whole else weight, (r0, c0), noise)
+    return Strip(root(values), None if weight.min() == 1 else weight, (r0, c0), noise)

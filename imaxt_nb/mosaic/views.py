@@ -137,7 +137,7 @@ def _bare(optics: Optics) -> Optics:
         optics,
         weight=weight,
         dark=None,
-        gain=None,
+        flat=None,
         lattice=None,
         extent=(-0.5, weight.shape[0] - 0.5, -0.5, weight.shape[1] - 0.5),
     )
@@ -155,7 +155,7 @@ def plot_seam(
     """The strongest seam of a section: as the stage says, uncorrected; and placed, corrected."""
     import matplotlib.pyplot as plt
 
-    optics = optics_of(calibration, len(raw.channels), 5.0)
+    optics = optics_of(calibration, 5.0)
     canvas = canvas_of(tiles, optics.extent, raw.pixel_um)
     area = strongest_seam(raw, tiles, canvas, section, plane, channel, size)
     fig, axes = plt.subplots(1, 2, figsize=(12, 6), layout="constrained")

@@ -34,24 +34,33 @@ def _mean_of_quads(b: Any, out: Any) -> None:
                 ) >> np.uint32(2)
 
 
+def _mean_of_four(b: Any, out: Any) -> None:
+    """The same of float32."""
+    for k in range(b.shape[0]):
+        for i in range(out.shape[1]):
+            for j in range(out.shape[2]):
+                up = b[k, 2 * i, 2 * j] + b[k, 2 * i, 2 * j + 1]
+                low = b[k, 2 * i + 1, 2 * j]
+                out[k, i, j] = (up + low + b[k, 2 * i + 1, 2 * j + 1]) / np.float32(4)
+
+
 @cache
-def _compiled() -> Any:
-    """`_mean_of_quads` as machine code; numba is imported when it is needed."""
+def _compiled(integers: bool) -> Any:
+    """The above as machine code; numba is imported when it is needed."""
     from imaxt_nb.core.compiled import njit
 
-    return njit(_mean_of_quads)
+    return njit(_mean_of_quads if integers else _mean_of_four)
 
 # %% ../../nbs/01_sample/02_pyramid.ipynb #65ecd0b0
 def halve_mean(block: NDArray[Any]) -> NDArray[Any]:
     """Mean over 2 x 2 pixels of the last two axes (y, x); integers are rounded to the nearest."""
     b = _even(block)
-    if b.dtype in (np.uint8, np.uint16):
+    if b.dtype in (np.uint8, np.uint16, np.float32):
         out = np.empty((*b.shape[:-2], b.shape[-2] // 2, b.shape[-1] // 2), b.dtype)
         stack = np.ascontiguousarray(b).reshape(-1, *b.shape[-2:])
-        _compiled()(stack, out.reshape(-1, *out.shape[-2:]))
+        _compiled(b.dtype != np.float32)(stack, out.reshape(-1, *out.shape[-2:]))
         return out
-    kind = np.float32 if b.dtype == np.float32 else np.float64
-    quads: list[Any] = [b[..., i::2, j::2].astype(kind, copy=False) for i in (0, 1) for j in (0, 1)]
+    quads: list[Any] = [b[..., i::2, j::2].astype(np.float64) for i in (0, 1) for j in (0, 1)]
     mean = (quads[0] + quads[1] + quads[2] + quads[3]) / 4
     return (np.rint(mean) if np.issubdtype(b.dtype, np.integer) else mean).astype(b.dtype)
 

@@ -32,6 +32,7 @@ from imaxt_nb.sample.places import (
     zarr_store,
 )
 from .pyramid import SHARD, create_level, halve_mean, n_levels
+from .shards import write_shards
 
 # %% auto #0
 __all__ = ['MARKERS', 'LEAF', 'Area', 'Plane', 'Render', 'SectionedImage', 'sectioned_image', 'Part', 'write_section',
@@ -148,9 +149,7 @@ def _put(
     level: Any, lead: tuple[int, ...], z: int, row: int, col: int, plane: NDArray[Any]
 ) -> None:
     if plane.any():
-        level[(*lead, z, slice(row, row + plane.shape[0]), slice(col, col + plane.shape[1]))] = (
-            plane
-        )
+        write_shards(level, (*lead, z, row, col), plane[(None,) * (level.ndim - 2)])
 
 # %% ../../nbs/01_sample/11_sections.ipynb #11b29fc3
 def _leaf(levels: list[list[Any]], z: int, area: Area, render: Render) -> Part:
@@ -166,6 +165,7 @@ def _leaf(levels: list[list[Any]], z: int, area: Area, render: Render) -> Part:
         row = area[0] + 2 * sum(len(half) for half in above)
         _put(levels[image][0], lead, z, row, area[2], plane)
         above.append(halve_mean(plane))
+        del made, plane  # before the next ones are painted
     for (image, lead), above in halves.items():
         plane = np.concatenate(above) if len(above) > 1 else above[0]
         for level in levels[image][1:2]:
