@@ -126,24 +126,44 @@ def best_pair(
 # %% ../../nbs/07_federation/66_pixels.ipynb #b97fd922
 @dataclass(frozen=True)
 class Refined:
-    """What pixels say: fit (um to um, with errors), number of patches; median distances over patches, um: of where the former transform had them, and of where the
-    other patches have them. accepted: whether the fit predicts better."""
+    """What patches beyond chance say: points (n, 2) of the first picture and how far the other's content lies from where `start` (2 x 3) had put it, `moved`
+    (n, 2), um in the frame of the other; fit: of points to where their content is, with errors."""
 
+    start: Matrix
+    points: NDArray[np.float64]
+    moved: NDArray[np.float64]
     fit: AffineFit
-    n_patches: int
-    before_um: float
-    left_out_um: float
-    accepted: bool
+
+    def _median(self, distance: NDArray[Any]) -> float:
+        return float(np.median(np.hypot(*distance[self.fit.weight > 0.2].T)))
+
+    @property
+    def n_patches(self) -> int:
+        """Those that the fit didn't throw out."""
+        return int((self.fit.weight > 0.2).sum())
+
+    @property
+    def before_um(self) -> float:
+        """Median distance of patches from where `start` put them."""
+        return self._median(self.moved)
+
+    @property
+    def left_out_um(self) -> float:
+        """Median distance of patches from where the other patches put them."""
+        return self._median(self.fit.leave_one_out)
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the fit predicts better than `start`."""
+        return self.n_patches >= FEWEST_PATCHES and self.left_out_um < LEAST_GAIN * self.before_um
 
     @property
     def error_um(self) -> float:
-        """Expected error (of the vector) at the patches: the fit's own, and what single patches scatter beyond their errors, for that is deformation."""
+        """Expected error (of the vector) at the patches: the fit's own, and what patches scatter beyond their errors, for that is deformation."""
         own = float(np.median(self.fit.error_at(self.points)))
         return float(np.hypot(own, np.sqrt(2) * self.fit.scatter_um))
 
-    points: NDArray[np.float64]
-
-
+# %% ../../nbs/07_federation/66_pixels.ipynb #43e40975
 def refine_by_pixels(
     patches: Patches, start: Matrix, kinds: Sequence[str] = ("rigid", "similarity", "affine")
 ) -> Refined | None:
@@ -164,8 +184,5 @@ def refine_by_pixels(
             continue
     if not fits:
         return None
-    fit = min(fits, key=lambda f: f.error_um)
-    used = fit.weight > 0.2
-    before = float(np.median(np.hypot(*(targets - apply(start, points))[used].T)))
-    better = bool(used.sum() >= FEWEST_PATCHES and fit.error_um < LEAST_GAIN * before)
-    return Refined(fit, int(used.sum()), before, fit.error_um, better, points)
+    best = min(fits, key=lambda f: f.error_um)
+    return Refined(start, points, targets - apply(start, points), best)
