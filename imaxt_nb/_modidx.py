@@ -2082,6 +2082,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                     'imaxt_nb/federation/region_place.py'),
                                                   'imaxt_nb.federation.region_place.corners': ( '07_federation/region_place.html#corners',
                                                                                                 'imaxt_nb/federation/region_place.py'),
+                                                  'imaxt_nb.federation.region_place.discs': ( '07_federation/region_place.html#discs',
+                                                                                              'imaxt_nb/federation/region_place.py'),
                                                   'imaxt_nb.federation.region_place.place_region': ( '07_federation/region_place.html#place_region',
                                                                                                      'imaxt_nb/federation/region_place.py'),
                                                   'imaxt_nb.federation.region_place.region_pictures': ( '07_federation/region_place.html#region_pictures',

@@ -17,13 +17,13 @@ from ..core.errors import BadInput
 from .affine import AffineFit, Matrix, apply, fit_affine
 
 # %% auto #0
-__all__ = ['PATCH_UM', 'REACH_UM', 'FEATURE_UM', 'SIGNIFICANT', 'FEWEST_PATCHES', 'LEAST_GAIN', 'features', 'Patches',
+__all__ = ['PATCH_UM', 'REACH_UM', 'FEATURE_UM', 'SIGNIFICANT', 'FEWEST_PATCHES', 'LEAST_GAIN', 'MOST_UM', 'features', 'Patches',
            'patch_offsets', 'best_pair', 'Refined', 'refine_by_pixels']
 
 # %% ../../nbs/07_federation/66_pixels.ipynb #83e83cf1
-PATCH_UM, REACH_UM, FEATURE_UM = 160.0, 15.0, (1.5, 12.0)  # FEATURE_UM: widths kept, of nuclei
+PATCH_UM, REACH_UM, FEATURE_UM = 100.0, 15.0, (1.5, 12.0)  # FEATURE_UM: widths kept, of nuclei
 SIGNIFICANT = 6.0  # standard deviations; chance gives 4
-FEWEST_PATCHES, LEAST_GAIN = 6, 0.95
+FEWEST_PATCHES, LEAST_GAIN, MOST_UM = 6, 0.9, REACH_UM / 4  # chance would leave half the reach
 
 
 def features(picture: NDArray[Any], pixel_um: float) -> NDArray[np.float32]:
@@ -154,8 +154,9 @@ class Refined:
 
     @property
     def accepted(self) -> bool:
-        """Whether the fit predicts better than `start`."""
-        return self.n_patches >= FEWEST_PATCHES and self.left_out_um < LEAST_GAIN * self.before_um
+        """Whether enough patches agree, and the fit predicts better than `start`."""
+        better = self.left_out_um < min(LEAST_GAIN * self.before_um, MOST_UM)
+        return self.n_patches >= FEWEST_PATCHES and better
 
     @property
     def error_um(self) -> float:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from ..beads.detect import paint
 from ..beads.sample import Cube, open_cube
 from .affine import Matrix, apply, chain
 from .order import ChainedFit, chain_and_refine
@@ -29,14 +30,21 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['NUCLEAR', 'region_pictures', 'Evidence', 'RegionPixels', 'PlacedRegion', 'corners', 'place_region']
+__all__ = ['BEAD_MARGIN_UM', 'NUCLEAR', 'region_pictures', 'discs', 'Evidence', 'RegionPixels', 'PlacedRegion', 'corners',
+           'place_region']
 
 # %% ../../nbs/07_federation/69_region_place.ipynb #f586d031
+BEAD_MARGIN_UM = 12.0
 NUCLEAR = re.compile(r"dna|dapi|hoechst|nucl|histone|ir19[13]|19[13]ir", re.IGNORECASE)
 
 
-def region_pictures(region: Region, bead_channel: int, pixel_um: float) -> dict[str, NDArray[Any]]:
-    """`nuclei` (channels that are named so, if any) and `all channels` but the beads', (y, x) on pixels of `pixel_um`: means of channels, each over its bright end."""
+def region_pictures(
+    region: Region, bead_channel: int, beads: NDArray[Any], pixel_um: float
+) -> dict[str, NDArray[Any]]:
+    """`nuclei` (channels that are named so, if any) and `all channels` but the beads', (y, x) on pixels of `pixel_um`: means of channels, each over its bright end.
+
+    NaN at the beads (n, 3), (x, y, radius) um: they had their say, and their rims would outshout the cells.
+    """
     shape = region.data.shape[1:]
     box = (0.0, shape[1] * region.pixel_um[1], 0.0, shape[0] * region.pixel_um[0])
     total, nuclei, named = np.zeros(shape, np.float32), np.zeros(shape, np.float32), 0
@@ -49,7 +57,16 @@ def region_pictures(region: Region, bead_channel: int, pixel_um: float) -> dict[
         if NUCLEAR.search(f"{channel.name} {channel.label or ''}"):
             nuclei, named = nuclei + plane, named + 1
     found = {"all channels": total} | ({"nuclei": nuclei} if named else {})
-    return {n: reproject([p], region.pixel_um, box, pixel_um, np.asarray) for n, p in found.items()}
+    made = {n: reproject([p], region.pixel_um, box, pixel_um, np.asarray) for n, p in found.items()}
+    wide = np.add(beads.reshape(-1, 3), [0, 0, BEAD_MARGIN_UM])
+    hidden = paint(wide, made["all channels"].shape, pixel_um) > 0
+    return {n: np.where(hidden, np.float32(np.nan), p) for n, p in made.items()}
+
+
+def discs(beads: pd.DataFrame) -> NDArray[np.float64]:
+    """(n, 3): x, y, radius in um of all that a catalogue has, what didn't fit included."""
+    found = beads[["x_um", "y_um", "radius_um"]].to_numpy(float)
+    return found[np.isfinite(found).all(1)]
 
 # %% ../../nbs/07_federation/69_region_place.ipynb #d0d74149
 @dataclass(frozen=True)
@@ -91,12 +108,14 @@ class RegionPixels:
         self, where: str, cube: Cube, z: int, way: Callable[[NDArray[Any]], NDArray[Any]], start: Matrix, kinds: tuple[str, ...]
     ) -> Evidence:  # fmt: skip
         """`way` takes the region's um to the image's; `start` to where the fit should lead."""
-        height, width = next(iter(self.pictures.values())).shape
+        hidden = np.isnan(next(iter(self.pictures.values())))
+        height, width = hidden.shape
         box = (0.0, width * self.pixel_um, 0.0, height * self.pixel_um)
         pixel, others = (cube.image.pixel_um[-2], cube.image.pixel_um[-1]), []
         for c in range(len(cube.image.channels)):
             levels = [cube.plane(c, z, k) for k in range(len(cube.image.levels))]
-            others.append(reproject(levels, pixel, box, self.pixel_um, way))
+            seen = reproject(levels, pixel, box, self.pixel_um, way)
+            others.append(np.where(hidden, np.float32(np.nan), seen))
         best = best_pair(list(self.pictures.values()), others, self.pixel_um)
         if best is None:
             return Evidence(where)

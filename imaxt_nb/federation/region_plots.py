@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .affine import Matrix, apply, inverse
 from .pixels import Refined
 from .plots import overlay
-from .region_place import PlacedRegion, region_pictures
+from .region_place import PlacedRegion, discs, region_pictures
 from .reproject import Box, reproject
 from .views import view
 from ..sample.channels import find_channel
@@ -60,7 +60,7 @@ def plot_pixels(
         region, own = raw[q.region], seen[seen.region == q.region]
         beads = find_channel(region.channels, own.channel.iloc[0]) if len(own) else -1
         um = float(np.mean(region.pixel_um))
-        picture = region_pictures(region, beads, um)[q.in_section.first]  # type: ignore[union-attr]
+        picture = region_pictures(region, beads, discs(own), um)[q.in_section.first]  # type: ignore[union-attr]
         x, y = apply(r.fit.matrix, np.median(r.points, axis=0)[None])[0]
         box, step = (
             (x - side_um / 2, x + side_um / 2, y - side_um / 2, y + side_um / 2),

@@ -27,6 +27,7 @@ from imaxt_nb.federation.region_place import (
     PlacedRegion,
     RegionPixels,
     corners,
+    discs,
     place_region,
     region_pictures,
 )
@@ -81,12 +82,14 @@ def _with(through: AffineFit, known: AffineFit, flat: Matrix) -> AffineFit:
     return replace(known, matrix=through.matrix, centre=(known.centre - flat[:, 2]) @ back.T)
 
 # %% ../../nbs/07_federation/70_regions.ipynb #01c10134
-def _pixels(region: Region, sample: Sample, p: ImcFederationParameters) -> RegionPixels | None:
+def _pixels(
+    region: Region, beads: pd.DataFrame, sample: Sample, p: ImcFederationParameters
+) -> RegionPixels | None:
     """The pictures to be compared with slide and cube; None where they are not to be asked, or not there."""
     if p.pixels == "never" or p.cube not in sample.images():
         return None
     um = float(np.mean(region.pixel_um))
-    pictures = region_pictures(region, region_channel(region, p), um)
+    pictures = region_pictures(region, region_channel(region, p), discs(beads), um)
     return RegionPixels(pictures, um, sample, p.slides, p.cube)
 
 # %% ../../nbs/07_federation/70_regions.ipynb #c00de505
@@ -124,7 +127,7 @@ def _one(
         transforms[place.slide],
         own,
         p.reach_um,
-        _pixels(region, sample, p),
+        _pixels(region, beads, sample, p),
     )
 
 # %% ../../nbs/07_federation/70_regions.ipynb #e703f8a8
