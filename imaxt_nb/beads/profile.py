@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['FLAGS', 'MAX_MISFIT', 'MAX_AROUND', 'MIN_COVERAGE', 'MIN_SIGNIFICANCE', 'LEAST_DISC', 'fit_beads', 'flag_of']
+__all__ = ['FLAGS', 'MAX_MISFIT', 'MAX_AROUND', 'MIN_COVERAGE', 'MIN_SIGNIFICANCE', 'LEAST_DISC', 'SMALL', 'MAX_MISFIT_SMALL',
+           'fit_beads', 'flag_of']
 
 # %% ../../nbs/06_beads/02_profile.ipynb #e573566b
 @njit
@@ -122,6 +123,7 @@ def fit_beads(
 # %% ../../nbs/06_beads/02_profile.ipynb #58033dd5
 FLAGS = ("ok", "failed", "moved", "cut", "faint", "large", "small", "poor")
 MAX_MISFIT, MAX_AROUND, MIN_COVERAGE, MIN_SIGNIFICANCE, LEAST_DISC = 0.25, 0.6, 0.6, 10.0, 0.2
+SMALL, MAX_MISFIT_SMALL = 0.6, 0.1  # of the mean radius: lumps of tissue are that small, too
 
 
 def flag_of(
@@ -130,10 +132,14 @@ def flag_of(
     """One of `FLAGS` for each fit.
 
     failed: no convergence. moved: the centre left the first guess. cut: too little of it in the picture. faint: not ten
-    times the noise over all its pixels. large, small: no radius of a bead, or a disc of less than 0.2 of the mean radius. poor: residuals of more than 25 % of its brightness beyond noise inside, 60 % with what lies around (tissue is uneven), or so ragged inside that it wasn't fitted.
+    times the noise over all its pixels. large, small: no radius of a bead, or a disc of less than 0.2 of the mean radius. poor: residuals of more than 25 % of its brightness beyond noise inside (10 % for a disc
+    of less than 0.6 of the mean radius, which a lump can imitate), 60 % with what lies around (tissue is uneven), or so ragged inside that it wasn't fitted.
     """
     far = np.hypot(table.x_um - start[:, 0], table.y_um - start[:, 1]) > 0.7 * start[:, 2] + 3
     pixels = np.pi * table.q_um2.clip(lower=1) / pixel_um2
+    uneven = np.where(
+        table.radius_um < SMALL * prior.mean_um, MAX_MISFIT_SMALL, MAX_MISFIT
+    )
     sphere = np.sqrt((table.q_um2 + table.u_um**2).clip(lower=0))
     conditions = {
         "failed": ~(table.converged == 1),
@@ -142,6 +148,6 @@ def flag_of(
         "faint": table.snr * np.sqrt(pixels) < MIN_SIGNIFICANCE,
         "large": table.radius_um > prior.mean_um + 5 * min(prior.sd_um, prior.mean_um / 5),
         "small": (sphere < prior.mean_um / 4) | (table.radius_um < prior.mean_um * LEAST_DISC),
-        "poor": (table.misfit_inside > MAX_MISFIT) | (table.misfit > MAX_AROUND),
+        "poor": (table.misfit_inside > uneven) | (table.misfit > MAX_AROUND),
     }
     return np.select(list(conditions.values()), list(conditions), "ok")

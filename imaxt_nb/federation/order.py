@@ -60,8 +60,8 @@ REACH_UM = 25.0
 
 @dataclass(frozen=True)
 class ChainedFit:
-    """matrix: 2 x 3, region to sample. way: `direct` or `chain`, whichever has the smaller expected error (um, at the region's beads); the
-    other's error is NaN when it couldn't be tried."""
+    """matrix: 2 x 3, region to sample. way: `direct` or `chain`, whichever has the smaller expected error (um, at the region's beads), or `pixels`
+    (`federation.region_place`); the error of a way that couldn't be tried is NaN."""
 
     matrix: Matrix
     way: str
@@ -69,6 +69,13 @@ class ChainedFit:
     direct_error_um: float
     n_pairs: int
     direct: AffineFit | None
+    pixel_error_um: float = float("nan")
+
+    @property
+    def error_um(self) -> float:
+        """Expected error of the way that is taken."""
+        errors = {"direct": self.direct_error_um, "pixels": self.pixel_error_um}
+        return errors.get(self.way, self.chain_error_um)
 
 
 class Placed(Protocol):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,10 @@ class ImcFederationParameters(BeadParameters):
     reach_um: float = param(
         REACH_UM, "within which beads of region and section pair", unit="um", gt=0, le=200
     )
+    pixels: Literal["auto", "never"] = param(
+        "auto", "nuclei of region, slide and section: where they predict better, or never"
+    )
+    cube: str = param("stpt", "the cube whose sections regions are compared with", min_length=1)
 
 
 class Region(Protocol):

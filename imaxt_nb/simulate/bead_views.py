@@ -20,8 +20,8 @@ from .block import Beads, Block, outline
 from .slab import CHANNELS, PixelPlaces, maps
 
 # %% auto #0
-__all__ = ['MODALITIES', 'VIEW_PIXEL_UM', 'MEAN_RADIUS_UM', 'IMC_COUNTS', 'TABLES', 'LEAST_RADIUS_PX', 'LEAST_SIGNAL', 'BeadView',
-           'apart', 'disc_radius', 'bead_view', 'paint_view', 'simulated_views']
+__all__ = ['MODALITIES', 'VIEW_PIXEL_UM', 'MEAN_RADIUS_UM', 'CAPS', 'IMC_COUNTS', 'TABLES', 'LEAST_RADIUS_PX', 'LEAST_SIGNAL',
+           'BeadView', 'apart', 'disc_radius', 'bead_view', 'paint_view', 'simulated_views']
 
 # %% ../../nbs/03_simulate/40_bead_views.ipynb #2766f19a
 MODALITIES = ("stpt", "axioscan", "imc")
@@ -66,6 +66,9 @@ def apart(at: NDArray[Any], radius: NDArray[Any]) -> NDArray[np.bool_]:
     return stay
 
 
+CAPS = 0.25  # of the spheres: cut near a pole, for small discs are rare and hard
+
+
 def _spheres(
     size_um: float, z: tuple[float, float], draw: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -78,6 +81,9 @@ def _spheres(
     )
     at = draw.uniform(low, high, (n, 3))
     radius = np.clip(draw.normal(MEAN_RADIUS_UM, sd, n), 0.4 * MEAN_RADIUS_UM, 1.8 * MEAN_RADIUS_UM)
+    cap, part = draw.random(n) < CAPS, draw.uniform(0.2, 0.6, n)
+    away = radius * np.sqrt(1 - part**2)
+    at[:, 2] = np.where(cap, np.where(draw.random(n) < 0.5, z[0] - away, z[1] + away), at[:, 2])
     pairs = np.flatnonzero(draw.random(n) < draw.choice([0.0, 0.2, 0.7]))
     other = radius[pairs] * draw.uniform(0.7, 1.3, len(pairs))
     way = np.concatenate(
@@ -111,7 +117,7 @@ def bead_view(number: int, seed: int, side_px: int = 320) -> BeadView:
     at, radius = _spheres(size, (top, top + layer.thickness_um), draw)
     origin = draw.uniform(0.1, 0.9, 2) * block.size_um[:2] - size / 2
     at = at + np.array([*origin, 0.0])
-    if draw.random() < 0.6 and block.tissue:
+    if draw.random() < 0.4 and block.tissue:
         out = outline(block, at) < -0.9 * radius
         at, radius = at[out], radius[out]
     bright = np.exp(draw.uniform(0.05, 0.4) * draw.normal(size=len(at)))
