@@ -9,6 +9,7 @@ import io
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import fsspec
 import numpy as np
@@ -16,10 +17,10 @@ from numpy.typing import NDArray
 
 from .augment import MODEL_PX, TOP, as_input
 from .slide_plane import SlidePlane
-from .star import Candidates, candidates, join
+from .star import MIN_DIST, Candidates, candidates, join
 from ..core.errors import ImaxtError
 from ..core.progress import track
-from ..networks.parts import predict_part
+from ..networks.parts import predict_part, predict_peaks
 from ..networks.tiles import Box, core_in_read, tile_boxes
 from ..networks.unet import UNetConfig
 from ..networks.weights import load_card, load_model
@@ -27,22 +28,32 @@ from ..sample.places import join as join_path
 from ..sample.places import names_in
 
 # %% auto #0
-__all__ = ['Answer', 'SMALLEST_TILE', 'TILE_PX', 'StarNetwork', 'aligned_halo_px', 'ByName', 'OfWhole', 'star_network',
-           'tile_candidates', 'careful_candidates', 'propose']
+__all__ = ['Answer', 'SMALLEST_TILE', 'TILE_PX', 'Predicts', 'StarNetwork', 'aligned_halo_px', 'ByName', 'OfWhole',
+           'star_network', 'tile_candidates', 'careful_candidates', 'propose']
 
 # %% ../../nbs/08_cells/31_slide_tiles.ipynb #9a318587
 Answer = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
+class Predicts(Protocol):
+    """A network's answers for a part (rows, columns), in pixels, of what it is shown."""
+
+    def __call__(self, seen: NDArray[np.float32], part: Box) -> Answer:
+        """prob (y/grid, x/grid) and dist (y/grid, x/grid, rays) of the part of an input (y, x, 2)."""
+
+    def peaks(self, levels: NDArray[np.float32], part: Box, threshold: float) -> Candidates:
+        """Candidates in the part of levels (y, x), in their pixels, with prob >= threshold: the highest of 3 x 3 at the grid."""
+
+
 @dataclass(frozen=True)
 class StarNetwork:
-    """What proposes nuclei. predict(input (y, x, 2), part) -> prob (y/grid, x/grid), dist (y/grid, x/grid, rays) of the part.
+    """What proposes nuclei.
 
     multiple, halo_px : alignment and overlap of tiles. object_px : diameter of the nuclei that it knows.
     threshold : of prob. overlap : of polygons, above which the less probable is dropped. mark : tells networks apart.
     """
 
-    predict: Callable[[NDArray[np.float32], Box], Answer]
+    predict: Predicts
     grid: int = 2
     multiple: int = 16
     halo_px: int = 96
@@ -76,6 +87,16 @@ class ByName:
         out = predict_part(model, seen, card.config, part)
         return out["prob"][..., 0], out["dist"]
 
+    def peaks(self, levels: NDArray[np.float32], part: Box, threshold: float) -> Candidates:
+        """See `Predicts`."""
+        model, card = load_model(self.name)
+        size, grid = (levels.shape[0], levels.shape[1]), card.config.grid
+        at, found = predict_peaks(
+            model, lambda a, b: as_input(levels[a:b]), size, card.config, part, threshold
+        )
+        dist = np.maximum(found["dist"], MIN_DIST)
+        return Candidates((at * grid).astype(np.float32), found["prob"][:, 0], dist)
+
 
 @dataclass(frozen=True)
 class OfWhole:
@@ -88,6 +109,15 @@ class OfWhole:
         prob, dist = self.answer(seen[..., 0])
         cut = tuple(slice(s.start // self.grid, -(-s.stop // self.grid)) for s in part)
         return prob[cut], dist[cut]
+
+    def peaks(self, levels: NDArray[np.float32], part: Box, threshold: float) -> Candidates:
+        """See `Predicts`."""
+        from scipy.ndimage import maximum_filter
+
+        prob, dist = self(as_input(levels), part)
+        highest = prob >= maximum_filter(prob, 3, mode="nearest")
+        found = candidates(np.where(highest, prob, 0), dist, threshold, self.grid)
+        return found.moved((part[0].start, part[1].start))
 
 
 def star_network(name: str = "nuclei") -> StarNetwork:
@@ -110,23 +140,15 @@ def tile_candidates(network: StarNetwork, plane: SlidePlane, core: Box, read: Bo
     if not plane.exists(core):
         return join([])
     with _one_at_a_time:
-        scaled, g = plane.read(read), network.grid
-        inside = core_in_read(core, read)
-        part = tuple(slice(max(s.start - g, 0), min(s.stop + g, n)) for s, n in zip(inside, scaled.shape, strict=True))  # fmt: skip
-        prob, dist = network.predict(as_input(scaled), (part[0], part[1]))
-        start = [(s.start - p.start) // g for s, p in zip(inside, part, strict=True)]
-        own = tuple(slice(a, a + -(-(c.stop - c.start) // g)) for a, c in zip(start, core, strict=True))  # fmt: skip
-        peaks = np.where(_is_peak(prob), prob, 0)[own]
-        found = candidates(peaks, dist[own], network.threshold, g)
-        del prob, dist  # larger than all else, gone before the next tile's are made
-    found = found.moved((core[0].start, core[1].start))
+        levels, g, inside = plane.read(read), network.grid, core_in_read(core, read)
+        part = tuple(slice(max(s.start - g, 0), min(s.stop + g, n)) for s, n in zip(inside, levels.shape, strict=True))  # fmt: skip
+        found = network.predict.peaks(levels, (part[0], part[1]), network.threshold)
+    # a pixel more on each side was asked for: which of two neighbours is the peak
+    y, x = (found.points[:, d].astype(int) for d in (0, 1))
+    rows, columns = inside
+    own = (y >= rows.start) & (y < rows.stop) & (x >= columns.start) & (x < columns.stop)
+    found = found[own].moved((read[0].start, read[1].start))
     return found[plane.trusted(found.points, core)] if len(found) else found
-
-
-def _is_peak(prob: NDArray[np.float32]) -> NDArray[np.bool_]:
-    from scipy.ndimage import maximum_filter
-
-    return np.asarray(prob >= maximum_filter(prob, 3, mode="nearest"), bool)
 
 # %% ../../nbs/08_cells/31_slide_tiles.ipynb #b7f45aba
 SMALLEST_TILE = 256
@@ -160,7 +182,7 @@ def _quarters(core: Box, network: StarNetwork, shape: tuple[int, int]) -> list[t
     return [((r, c), (rr, cc)) for r, rr in ways[0] for c, cc in ways[1]]
 
 # %% ../../nbs/08_cells/31_slide_tiles.ipynb #904a4934
-TILE_PX = 1680
+TILE_PX = 2512
 _BATCH = 16
 
 
