@@ -91,7 +91,7 @@ class _Model:
         """(m, m) inverse covariance, the free terms taken out; (3, m) what estimates these."""
         inverse, b = np.linalg.inv(self.v[np.ix_(self.f, self.f)]), self.free[self.f]
         estimator = np.linalg.solve(b.T @ inverse @ b, b.T @ inverse)
-        return inverse - inverse @ b @ estimator, estimator
+        return np.asarray(inverse - inverse @ b @ estimator, float), np.asarray(estimator, float)
 
     def gains(self, z: Floats, effects: list[Floats]) -> Floats:
         """(k, r) what each of some effects, with each of `RATIOS`, adds to the logarithm of the evidence."""
