@@ -2951,6 +2951,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'imaxt_nb.mosaic.sparse._moments': ('05_mosaic/sparse.html#_moments', 'imaxt_nb/mosaic/sparse.py'),
                                         'imaxt_nb.mosaic.sparse._normal': ('05_mosaic/sparse.html#_normal', 'imaxt_nb/mosaic/sparse.py'),
                                         'imaxt_nb.mosaic.sparse._scene': ('05_mosaic/sparse.html#_scene', 'imaxt_nb/mosaic/sparse.py'),
+                                        'imaxt_nb.mosaic.sparse._shared_noise': ( '05_mosaic/sparse.html#_shared_noise',
+                                                                                  'imaxt_nb/mosaic/sparse.py'),
                                         'imaxt_nb.mosaic.sparse._shown': ('05_mosaic/sparse.html#_shown', 'imaxt_nb/mosaic/sparse.py'),
                                         'imaxt_nb.mosaic.sparse._solve': ('05_mosaic/sparse.html#_solve', 'imaxt_nb/mosaic/sparse.py'),
                                         'imaxt_nb.mosaic.sparse._view': ('05_mosaic/sparse.html#_view', 'imaxt_nb/mosaic/sparse.py'),

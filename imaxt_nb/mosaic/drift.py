@@ -14,7 +14,8 @@ from scipy.spatial import cKDTree
 from .graph import Floats, Ints
 
 # %% auto #0
-__all__ = ['LEAST_TILES', 'MOST_TILES', 'LEAST_SIDE', 'GAIN', 'RATIOS', 'NU', 'Drift', 'lines', 'components', 'find_drift']
+__all__ = ['LEAST_TILES', 'MOST_TILES', 'LEAST_SIDE', 'GAIN', 'RATIOS', 'NU', 'Found', 'Drift', 'lines', 'components',
+           'find_drift']
 
 # %% ../../nbs/05_mosaic/28_drift.ipynb #1a936138
 @dataclass(frozen=True)
@@ -81,63 +82,64 @@ NU = 4.0  # degrees of freedom of Student's t
 
 @dataclass(frozen=True)
 class _Model:
-    """Covariance (n, n) in units of the scatter's variance, `free` terms (n, 3); errors z (n,) are seen at `f`."""
+    """Covariance (m, m) of the errors of tied tiles in units of the scatter's variance, and `free` terms (m, 3)."""
 
     v: Floats
     free: Floats
-    f: Ints
 
     def projector(self) -> tuple[Floats, Floats]:
         """(m, m) inverse covariance, the free terms taken out; (3, m) what estimates these."""
-        inverse, b = np.linalg.inv(self.v[np.ix_(self.f, self.f)]), self.free[self.f]
+        inverse, b = np.linalg.inv(self.v), self.free
         estimator = np.linalg.solve(b.T @ inverse @ b, b.T @ inverse)
-        return inverse - inverse @ b @ estimator, estimator
+        return np.asarray(inverse - inverse @ b @ estimator, float), np.asarray(estimator, float)
 
     def gains(self, z: Floats, effects: list[Floats]) -> Floats:
-        """(k, r) what each of some effects, with each of `RATIOS`, adds to the logarithm of the evidence."""
+        """(k, r) what each of some effects on errors z (m,), with each of `RATIOS`, adds to the logarithm of the evidence."""
         p, _ = self.projector()
-        seen, m, out = z[self.f], len(self.f) - self.free.shape[1], []
-        for e in (k[self.f] for k in effects):
+        m, out = len(z) - self.free.shape[1], []
+        for e in effects:
             values, axes = np.linalg.eigh(e.T @ p @ e)
             grown = 1 + RATIOS[:, None] * np.maximum(values, 0)
-            told = (RATIOS[:, None] * (axes.T @ (e.T @ (p @ seen))) ** 2 / grown).sum(axis=1)
-            left = np.maximum(1 - told / (seen @ p @ seen), 1e-12)
+            told = (RATIOS[:, None] * (axes.T @ (e.T @ (p @ z))) ** 2 / grown).sum(axis=1)
+            left = np.maximum(1 - told / (z @ p @ z), 1e-12)
             out.append(-0.5 * (m * np.log(left) + np.log(grown).sum(axis=1)))
         return np.array(out)
 
 # %% ../../nbs/05_mosaic/28_drift.ipynb #53d7cf99
+Found = list[tuple[str, Floats, float]]
+
+
 def _grown(
-    model: _Model, z: Floats, found: list[tuple[str, Floats, float]], most: int = 3
+    model: _Model, z: Floats, f: Ints, found: Found, most: int = 3
 ) -> tuple[_Model, dict[str, Floats]]:
-    """The model with the components that are needed; their effects, of unit variance."""
-    used = dict[str, Floats]()
+    """The model of tiles `f` with the components that are needed; their effects on all tiles, of unit variance."""
+    used, costs = dict[str, Floats](), np.array([[c] for *_, c in found])
     for _ in range(most):
-        gains = model.gains(z, [e for _, e, _ in found]) - np.array([[c] for *_, c in found])
+        gains = model.gains(z, [e[f] for _, e, _ in found]) - costs
         i, r = np.unravel_index(gains.argmax(), gains.shape)
         if gains[i, r] < GAIN:
             break
         effects = np.sqrt(RATIOS[r]) * found[i][1]
-        model = _Model(model.v + effects @ effects.T, model.free, model.f)
+        model = _Model(model.v + effects[f] @ effects[f].T, model.free)
         used[found[i][0]] = effects
     return model, used
 
 # %% ../../nbs/05_mosaic/28_drift.ipynb #7d935242
 def _along(z: Floats, stage: Floats, f: Ints) -> tuple[Floats, Floats, float, tuple[str, ...]]:
     """Mean and error (n,), scatter, and names of the components of errors z (n,) along one axis, known at `f`."""
-    n = len(z)
-    free = np.column_stack([np.ones(n), (stage - stage.mean(axis=0)) / np.ptp(stage)])
-    found, alone = list(components(stage, f)), np.ones(n)
+    free = np.column_stack([np.ones(len(z)), (stage - stage.mean(axis=0)) / np.ptp(stage)])
+    found, alone = list(components(stage, f)), np.ones(len(f))
     for _ in range(2):
-        model, used = _grown(_Model(np.diag(alone), free, f), z, found)
+        model, used = _grown(_Model(np.diag(alone), free[f]), z[f], f, found)
         p, estimator = model.projector()
-        common = model.v - np.diag(alone)
+        e = np.hstack([np.zeros((len(z), 1)), *used.values()])
+        common = e @ e[f].T
         variance = max(float(z[f] @ p @ z[f]) / (len(f) - free.shape[1]), 1e-12)
-        mean = common[:, f] @ p @ z[f]
-        left = np.diag(common) - np.einsum("ij,jk,ik->i", common[:, f], p, common[:, f])
-        rest = z - mean - free @ (estimator @ z[f])
-        alone = np.ones(n)
-        alone[f] = (NU + rest[f] ** 2 / variance) / (NU + 1)
-    unsure = sum((_unsure(e, p, z, f) for e in used.values()), np.zeros(n))
+        mean = common @ (p @ z[f])
+        left = np.square(e).sum(axis=1) - np.einsum("ij,ij->i", common @ p, common)
+        rest = z[f] - mean[f] - free[f] @ (estimator @ z[f])
+        alone = (NU + rest**2 / variance) / (NU + 1)
+    unsure = sum((_unsure(e, p, z, f) for e in used.values()), np.zeros(len(z)))
     error = np.sqrt(variance * (1 + np.maximum(left, 0)) + unsure)
     return mean, error, float(np.sqrt(variance)), tuple(used)
 

@@ -183,7 +183,7 @@ def transform(strip: Strip, plan: Search) -> Spectrum:
     return spectrum(strip, plan.shape, plan.bins)
 
 # %% ../../nbs/05_mosaic/25_pairs.ipynb #4d515122
-TOLERANCE, EXCESS = 0.07, 0.03
+TOLERANCE, EXCESS = 0.07, 0.025
 UNLIKELY = (
     6.0  # standard deviations; that a stage slips is more common than that two places look the same
 )

@@ -170,7 +170,9 @@ def place_section(
     for k, q in enumerate(placed[: 1 if same else None]):
         if q.drift is not None:
             kinds = " and ".join(sorted({n for axis in q.drift.kinds for n in axis}))
-            notes.append(f"section {section.number}, plane {k}: the stage's errors have {kinds} in common")
+            notes.append(
+                f"section {section.number}, plane {k}: the stage's errors have {kinds} in common"
+            )
     out = sum(int((w == 0).sum()) for w in weights)
     if out:
         of = f"{out} of {sum(len(w) for w in weights)} links"

@@ -190,6 +190,22 @@ def _weighed(both: Pixels, scenes: list[_Scene], noise: Floats, sigma: float) ->
     return both
 
 # %% ../../nbs/05_mosaic/24_sparse.ipynb #76968036
+def _shared_noise(alone: Pixels, sigma: float, inner: Any) -> list[Pixels]:
+    """What noise adds to products of slopes (row, column) and of values of two scenes, (3, y, x): near a border they show the same pixels.
+
+    `alone` (y, x): the noise's variance where only one tile is seen, 0 elsewhere.
+    """
+    kernel = ndi.gaussian_filter1d(
+        np.eye(1, 8 * int(sigma) + 9, 4 * int(sigma) + 4)[0], sigma, truncate=3
+    )
+    value, slope = kernel**2, np.gradient(kernel) ** 2
+    out = []
+    for down, right in ((slope, value), (value, slope), (value, value)):
+        rows = ndi.correlate1d(alone, down, axis=0, mode="constant")
+        out.append(ndi.correlate1d(rows, right, axis=1, mode="constant")[inner])
+    return out
+
+
 def _normal(a: Strip, b: Strip, at: Slices, c: int, sigma: float, rest: Floats | None) -> _Normal:
     """Equations of one channel, b moved by `rest` px before."""
     m = int(np.ceil(3 * sigma)) + 1
@@ -206,6 +222,9 @@ def _normal(a: Strip, b: Strip, at: Slices, c: int, sigma: float, rest: Floats |
     x = np.asarray((scenes[0].columns(across) + scenes[1].columns(across)) / 2, np.float32)
     cross = (sharp[0].columns(across) * flat) @ sharp[1].columns(across).T
     n = np.asarray(cross + cross.T, float) / 2
+    alone = np.where(wp > wq, noise[0], noise[1]) * (np.abs(wp - wq) > 0.5)
+    for k, known in enumerate(_shared_noise(alone, sigma / np.sqrt(2), inner)):
+        n[k, k] -= float((weight * known).sum())
     gains = np.arange(2, 5)
     prior = noise.sum() / np.array([GAIN_ERROR, SLOPE, SLOPE]) ** 2
     n[gains, gains] = np.maximum(n[gains, gains], 0) + prior
@@ -215,14 +234,20 @@ def _normal(a: Strip, b: Strip, at: Slices, c: int, sigma: float, rest: Floats |
 
 # %% ../../nbs/05_mosaic/24_sparse.ipynb #48daac41
 def _solve(parts: list[_Normal]) -> tuple[Floats, Floats] | None:
-    """The displacement that is left and its information (2, 2); None if there is nothing to go by."""
+    """The displacement that is left and its information (2, 2); None if there is nothing to go by.
+
+    A direction of which nothing is known, as along a rim, is left as it is, with an error of some `ASTRAY_PX`.
+    """
     h, v = np.zeros((2, 2)), np.zeros(2)
     for k in parts:
         h += k.project @ k.n[:, :2] / k.noise
         v += k.project @ k.y / k.noise
-    if np.linalg.eigvalsh(h)[0] <= 0:
+    values, axes = np.linalg.eigh(h)
+    told = values > 1 / ASTRAY_PX**2
+    if not told.any():
         return None
-    return np.asarray(np.linalg.solve(h, v), float), h
+    h = (axes * np.maximum(values, 1 / ASTRAY_PX**2)) @ axes.T
+    return np.asarray(np.linalg.solve(h, axes @ (told * (axes.T @ v))), float), h
 
 # %% ../../nbs/05_mosaic/24_sparse.ipynb #7a675f53
 def sharpen(a: Strip, b: Strip, start: Floats, sigma: float, steps: int = 12) -> Offset | None:
@@ -242,7 +267,9 @@ def sharpen(a: Strip, b: Strip, start: Floats, sigma: float, steps: int = 12) ->
         if found is None:
             return None
         base, (rest, h) = whole if left is None else at, found
-        if rest @ last < 0:  # what is seen at the border changes from step to step: don't go to and fro
+        if (
+            rest @ last < 0
+        ):  # what is seen at the border changes from step to step: don't go to and fro
             rest = rest / 2
         last = rest
         if left is not None and np.abs(rest).max() < 0.2:
