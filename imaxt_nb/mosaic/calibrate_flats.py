@@ -14,7 +14,8 @@ from .patches import Margins
 from .stray import Stray, stray_light
 
 # %% auto #0
-__all__ = ['check_engine', 'channel_flat', 'crop', 'pedestal_of', 'by_place', 'tile_stray', 'margins_of', 'tile_weight', 'filled']
+__all__ = ['COMMON', 'check_engine', 'channel_flat', 'crop', 'pedestal_of', 'by_place', 'tile_stray', 'margins_of', 'tile_weight',
+           'filled']
 
 # %% ../../nbs/05_mosaic/17_calibrate_flats.ipynb #036393d9
 def check_engine(engine: str) -> None:
@@ -35,6 +36,9 @@ def _basic(bins: Floats) -> Floats:
     return stretch(found, bins.shape[1:], bins.shape[1] / found.shape[0])
 
 # %% ../../nbs/05_mosaic/17_calibrate_flats.ipynb #0bc10e35
+COMMON = 0.01  # of brightness: what tiles may have in common that isn't the flat
+
+
 def channel_flat(
     tiles: list[TileSummary],
     dark: float,
@@ -51,7 +55,13 @@ def channel_flat(
         return np.asarray(found / found.mean(), np.float32), float("nan")
     smooth = weighed(over or no_overlaps(shape, dark), np.stack([t.bins for t in lit]), size)
     stack = stack_flat(lit, size, smooth.log_flat(size), smooth.patterns(size))
-    return stack.expand(shape, size), float(np.hypot(smooth.error(), stack.error))
+    error = float(np.hypot(smooth.error(), stack.error))
+    if error > COMMON:
+        alone = stack_flat(lit, size)
+        doubt = float(np.hypot(alone.error, COMMON))
+        if doubt < error:
+            return alone.expand(shape, size), doubt
+    return stack.expand(shape, size), error
 
 # %% ../../nbs/05_mosaic/17_calibrate_flats.ipynb #ce89b4d1
 def crop(t: TileSummary, margins: Margins, size: int) -> TileSummary:

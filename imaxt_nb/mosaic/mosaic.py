@@ -86,6 +86,7 @@ def sample_calibration(sample: Sample, raw: RawTiles, warn: Callable[[str], None
         return load_calibration(folder)
     warn(
         f"no calibration of {raw.name} in the sample: neither flat field nor distortion is corrected"
+        f" (stpt/calibrate with modality={raw.name} makes one)"
     )
     return identity(raw.tile_shape)
 

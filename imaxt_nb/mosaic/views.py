@@ -159,9 +159,10 @@ def plot_seam(
     canvas = canvas_of(tiles, optics.extent, raw.pixel_um)
     area = strongest_seam(raw, tiles, canvas, section, plane, channel, size)
     fig, axes = plt.subplots(1, 2, figsize=(12, 6), layout="constrained")
+    bare = calibration.flat is None and calibration.distortion is None
     views = (
         ("stage's places, raw pixels", stage_places(tiles), _bare(optics)),
-        ("placed and corrected", tiles, optics),
+        ("placed, without calibration" if bare else "placed and corrected", tiles, optics),
     )
     for ax, (title, table, o) in zip(axes, views, strict=True):
         painter = Painter(raw, (plane_tiles(table, section, plane, canvas),), o, "float32")

@@ -20,7 +20,7 @@ from ..core.errors import BadInput
 from .channels import Channel, channels_from_json, channels_to_json
 from .places import is_finished, resumable, zarr_store
 from .pyramid import compressor, rows_of_chunk
-from .shards import write_shards
+from .shards import read_block, write_shards
 
 # %% auto #0
 __all__ = ['VERSION', 'COLUMNS', 'TileHeader', 'TileSection', 'read_whole', 'RawTiles', 'SectionDraft', 'TileWriter',
@@ -108,7 +108,9 @@ class TileSection:
 
     def _part(self, tile: int, plane: int, channel: int, rows: slice) -> NDArray[Any]:
         try:
-            return np.asarray(self.pixels[tile, plane, channel, rows])
+            first, last, _ = rows.indices(self.pixels.shape[-2])
+            size = (1, 1, 1, last - first, self.pixels.shape[-1])
+            return read_block(self.pixels, (tile, plane, channel, first, 0), size)[0, 0, 0]
         except MemoryError:
             raise
         except Exception as e:  # whatever a codec or a disk thinks of
@@ -124,10 +126,11 @@ class TileSection:
     ) -> tuple[NDArray[Any], list[str]]:
         """Rows (c, rows, x) of a tile, best in pieces of `pixels.chunks[-2]`, and what is damaged; float32, NaN for gaps, if there are any."""
         there, cut = self.present[tile, plane], slice(*rows)
+        shape = (len(there), rows[1] - rows[0], self.pixels.shape[-1])
         if there.all():
             with suppress(Exception):  # which of them is it?
-                return np.asarray(self.pixels[tile, plane, :, cut]), []
-        shape = (len(there), rows[1] - rows[0], self.pixels.shape[-1])
+                found = read_block(self.pixels, (tile, plane, 0, rows[0], 0), (1, 1, *shape))
+                return found[0, 0], []
         found, damage = np.full(shape, np.nan, np.float32), []
         for channel in np.flatnonzero(there).tolist():
             try:
