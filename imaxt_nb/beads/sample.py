@@ -161,11 +161,11 @@ def _middle(image: Image) -> int:
 
 
 def cube_camera(cube: Cube, channel: int, gain: float | None = None) -> Camera:
-    """Noise of the channel, from at most 1,500 full rows spread over the middle plane; or `gain` as told."""
+    """Noise of the channel, from at most 500 full rows spread over the middle plane; or `gain` as told."""
     if gain is not None:
         return Camera(gain)
     plane = cube.plane(channel, _middle(cube.image))
-    step = max(1, plane.shape[0] // 1500)
+    step = max(1, plane.shape[0] // 500)
     return estimate_camera(np.asarray(plane[::step]))
 
 # %% ../../nbs/06_beads/40_sample.ipynb #880a6259
