@@ -1,6 +1,6 @@
 """From TissueCyte files, shuffled slides and IMC regions to one atlas by the commands alone, and how far it is from the truth.
 
-    python benchmarks/atlas_end_to_end.py OUT [--sections 8] [--grid 3] [--tile-px 640] [--seed 100] [--out FILE]
+    python benchmarks/atlas_end_to_end.py OUT [--sections 8] [--grid 3] [--tile-px 640] [--seed 100] [--regions 2] [--out FILE]
 
 OUT must not exist; it becomes a site with data, runs and the simulated files. Every step is an `imaxt` command of its own, as typed by a person. Errors
 are distances from where the simulation put things, in the frame of the block; the sample's frame differs from it by one shift, which the beads of the
@@ -11,7 +11,9 @@ the sections have a stage error of 1.5 um and no distortion: what is measured he
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -22,10 +24,13 @@ import pandas as pd
 from scipy.spatial import cKDTree
 
 from imaxt_nb.beads.tracks import common_shift
+from imaxt_nb.federation.affine import apply
 from imaxt_nb.federation.slide_beads import aligned_beads
 from imaxt_nb.federation.slides import read_transforms
+from imaxt_nb.mosaic.distortion import read_distortion
 from imaxt_nb.sample.store import Sample
 from imaxt_nb.simulate.axioscan import Scanner
+from imaxt_nb.simulate.glass import Glass
 from imaxt_nb.simulate.slides import Box, simulate_slides
 from imaxt_nb.simulate.stpt import simulate_stpt
 
@@ -40,9 +45,11 @@ STEPS = (
     "run federation/axioscan --sample TT1",
     "convert imc {slides}/imc --sample TT1",
     "run imc/segment --sample TT1 -p nuclear_channel=Ir191 -p membrane_channels=panCK,ECadherin,CD45,Vimentin",
+    "run federation/imc --sample TT1 -p pixels=never",  # for comparison: beads alone
     "run federation/imc --sample TT1",
     "run federation/atlas --sample TT1",
 )
+BEADS_ALONE = "sample_beads_alone.json"  # the document after federation/imc without pixels
 
 
 def simulate(out, args):
@@ -52,7 +59,7 @@ def simulate(out, args):
         out / "stpt", overlap=0.15, stage_error_um=1.5, distortion_um=0.0, sections=args.sections, grid=(args.grid, args.grid), channels=4, tile_px=args.tile_px,
         pixel_um=2.0, seed=args.seed, block=few,
     )  # fmt: skip
-    box = Box(orphans=1, twice=1, regions=2, region_um=800.0)
+    box = Box(orphans=1, twice=1, regions=args.regions, region_um=800.0)
     simulate_slides(
         out / "slides",
         out / "stpt",
@@ -79,6 +86,8 @@ def run(out):
                 print("   ", line)
         if done.returncode:
             sys.exit(f"{step}\n{done.stdout}\n{done.stderr}")
+        if "pixels=never" in step:
+            shutil.copy(out / "data" / "TT1" / "sample.json", out / BEADS_ALONE)
         print(f"{spent[-1][1]:6.1f} s  imaxt {step}", flush=True)
     return spent
 
@@ -165,6 +174,58 @@ def judge_cells(sample, out, shift):
     return pd.DataFrame(rows)
 
 
+def in_section(sample, out, section, points):
+    """Where the mosaic of a section, moved as aligned, has block points (n, 2): as its nearest tile was placed and undistorted."""
+    truth = pd.read_parquet(out / "stpt" / "truth" / "tiles.parquet")
+    params = json.loads((out / "stpt" / "truth" / "params.json").read_text())
+    tiles = sample.table("tiles").merge(
+        truth, on=["section", "plane", "tile"], suffixes=("", "_true")
+    )
+    tiles = tiles[tiles.section == section]
+    moved = pd.read_parquet(out / "stpt" / "truth" / "sections.parquet").set_index("section")
+    at = points + moved.loc[section, ["dx_um", "dy_um"]].to_numpy(float)
+    pixel, px = params["acquisition"]["pixel_um"], params["acquisition"]["tile_px"]
+    true = tiles[["x_um_true", "y_um_true"]].to_numpy()
+    near = cKDTree(true).query(at - px * pixel / 2)[1]
+    column, row = ((at - true[near]) / pixel).T
+    known = sample.path("calibration", "stpt", "distortion.json")
+    if Path(known).exists():
+        row, column = read_distortion(known).ideal_of_raw(row, column)
+    placed = tiles[["x_um", "y_um"]].to_numpy()[near] + pixel * np.column_stack([column, row])
+    found = sample.table("sections").set_index("section").loc[section, ["dx_um", "dy_um"]]
+    return placed - found.to_numpy(float)
+
+
+def judge_regions(sample, out, shift):
+    """A line a placed region, of a lattice over it: off from the block's truth and from the section's mosaic, as used and by beads alone; and what is said."""
+    truth = out / "slides" / "truth"
+    slides, regions = (
+        pd.read_parquet(truth / f"{n}s.parquet").set_index(n) for n in ("slide", "region")
+    )
+    alone = json.loads((out / BEADS_ALONE).read_text())["frames"]
+    alone = {f["name"]: f["affine"] for f in (alone if isinstance(alone, list) else alone.values())}
+    at = np.stack(np.meshgrid(*[np.arange(50.0, 800.0, 100.0)] * 2), -1).reshape(-1, 2)
+    sections, rows = sample.table("slides_axioscan").set_index("slide").section, []
+    for row in sample.table("regions_imc").query("status == 'matched'").to_dict("records"):
+        name, place = row["region"], regions.loc[row["region"]]
+        slide = slides.loc[place.slide]
+        to_slide, on_glass = (
+            np.array([[t[f"a{i}{j}"] for j in range(3)] for i in range(2)], float)
+            for t in (place, slide)
+        )
+        glass = Glass(on_glass[:, :2], on_glass[:, 2], slide.deform_um, slide.smooth_um, slide.seed)
+        block = glass.to_block(apply(to_slide, at))
+        mosaic = in_section(sample, out, int(sections[row["slide"]]), block)
+        made = {"region": name, "link": row["link"], "way": row["way"], "said_um": row["error_um"]}
+        ways = {"": sample.frames[f"imc:{name}"].affine, "beads_": alone[f"imc:{name}"]}
+        for key, affine in ways.items():
+            here = apply(np.array(affine)[:2][:, [0, 1, 3]], at)
+            for against, true in (("block", block + shift[:2]), ("section", mosaic)):
+                made[f"{key}off_{against}_um"] = np.median(np.hypot(*(here - true).T))
+        rows.append(made)
+    return pd.DataFrame(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
@@ -172,6 +233,7 @@ def main() -> None:
     parser.add_argument("--grid", type=int, default=3)
     parser.add_argument("--tile-px", type=int, default=640)
     parser.add_argument("--seed", type=int, default=100)
+    parser.add_argument("--regions", type=int, default=2)
     parser.add_argument("--judge", action="store_true", help="only judge what is in the folder")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -181,13 +243,10 @@ def main() -> None:
         spent = run(args.folder)
     sample = Sample.open("TT1", str(args.folder / "data"))
     shift = gauge(sample, args.folder)
-    slides, cells = (
-        judge_slides(sample, args.folder, shift),
-        judge_cells(sample, args.folder, shift),
-    )
+    judged = [f(sample, args.folder, shift) for f in (judge_slides, judge_regions, judge_cells)]
     text = "\n\n".join(
         t.round(2).to_string(index=False)
-        for t in (slides, cells, sample.table("regions_imc").drop(columns="why"))
+        for t in (*judged, sample.table("regions_imc").drop(columns="why"))
     )
     text += f"\n\nseconds: {sum(s for _, s in spent):.0f} ({', '.join(f'{n} {s:.0f}' for n, s in spent)})"
     print(text)

@@ -1,6 +1,6 @@
 """What proposes beads, network or classical: where beads are hard to tell, after the fit; seeds that nothing was trained or tuned on.
 
-    python benchmarks/beads_network.py [--seeds 3] [--weights beads] [--figure FILE] [--out FILE]
+    python benchmarks/beads_network.py [--seeds 3] [--first 100] [--weights beads] [--only network] [--figure FILE] [--out FILE]
 
 Scenes of 1.5 mm at 1.5 um a pixel, of the simulator's physics: beads in bright tissue and against it, among fragments of their size, touching, and faint. Truth: beads
 whose optical section has a radius of 14 um and more, with their whole disc in the scene. A detection counts as right within 10 um of a bead's centre.
@@ -129,6 +129,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first", type=int, default=100)
     parser.add_argument("--weights", default="beads")
+    parser.add_argument("--only", choices=("classical", "network"), help="one of the two")
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -139,6 +140,7 @@ def main() -> None:
             plane, um, radii_um=radii, weights=args.weights
         ),
     }
+    finders = {n: f for n, f in finders.items() if args.only in (None, n)}
     for find in finders.values():
         detect(scene("touching", 1)[0], find)  # compiled and loaded
     rows, shown = [], []

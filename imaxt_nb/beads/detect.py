@@ -100,8 +100,9 @@ def candidates(
     *,
     radii_um: tuple[float, float] = RADII_UM,
     significance: float = 8.0,
+    most: int | None = None,
 ) -> NDArray[np.float64]:
-    """(n, 4): row, column, radius in px, contrast (in square roots of the image), by falling contrast.
+    """(n, 4): row, column, radius in px, contrast (in square roots of the image), by falling contrast; of the `most` strongest answers, if told.
 
     `noise`: of the square root of one pixel (`noise_of`). A candidate's contrast exceeds `significance` times the noise of the mean over a quarter
     of its disc.
@@ -113,8 +114,8 @@ def candidates(
     peak = (answer == ndimage.maximum_filter(answer, (3, 3, 3), mode="nearest")) & (
         answer > least[:, None, None]
     )
-    found = []
-    for k, i, j in np.argwhere(peak):
+    found, where = [], np.argwhere(peak)
+    for k, i, j in where[np.argsort(-answer[peak], kind="stable")[:most]]:
         size = radii[k] * 1.15 ** _parabola(
             *(answer[m, i, j] for m in (max(k - 1, 0), k, min(k + 1, len(radii) - 1)))
         )

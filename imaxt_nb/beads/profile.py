@@ -137,9 +137,7 @@ def flag_of(
     """
     far = np.hypot(table.x_um - start[:, 0], table.y_um - start[:, 1]) > 0.7 * start[:, 2] + 3
     pixels = np.pi * table.q_um2.clip(lower=1) / pixel_um2
-    uneven = np.where(
-        table.radius_um < SMALL * prior.mean_um, MAX_MISFIT_SMALL, MAX_MISFIT
-    )
+    uneven = np.where(table.radius_um < SMALL * prior.mean_um, MAX_MISFIT_SMALL, MAX_MISFIT)
     sphere = np.sqrt((table.q_um2 + table.u_um**2).clip(lower=0))
     conditions = {
         "failed": ~(table.converged == 1),

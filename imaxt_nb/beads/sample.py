@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['FOREMOST', 'PARTS', 'BeadParameters', 'planes_of', 'coarse_level', 'Cube', 'open_cube', 'bead_channel', 'cube_camera',
-           'Beads', 'detect_plane', 'joined', 'detect_sample', 'bead_metrics']
+__all__ = ['FOREMOST', 'LOOKED_AT', 'PARTS', 'BeadParameters', 'planes_of', 'coarse_level', 'Cube', 'open_cube', 'bead_channel',
+           'cube_camera', 'Beads', 'detect_plane', 'joined', 'detect_sample', 'bead_metrics']
 
 # %% ../../nbs/06_beads/40_sample.ipynb #43c4342c
 class BeadParameters(Parameters):
@@ -129,6 +129,7 @@ def open_cube(sample: Sample, name: str) -> Cube:
 
 # %% ../../nbs/06_beads/40_sample.ipynb #5176aee4
 FOREMOST = 20  # round things that speak for a channel
+LOOKED_AT = 10 * FOREMOST  # the others are no rounder
 
 
 def bead_channel(cube: Cube, p: BeadParameters) -> int:
@@ -147,7 +148,9 @@ def _prominence(plane: NDArray[Any], pixel_um: float, p: BeadParameters) -> floa
     """Mean contrast of the foremost candidates over the noise, a missing one counting 0."""
     noise = noise_of(plane)
     found = without_doubles(
-        candidates(plane, pixel_um, noise, radii_um=(p.radius_um / 2, p.radii_um[1]))
+        candidates(
+            plane, pixel_um, noise, radii_um=(0.6 * p.radius_um, 1.3 * p.radius_um), most=LOOKED_AT
+        )
     )
     return float(found[:FOREMOST, 3].sum() / FOREMOST / noise)
 
@@ -161,11 +164,11 @@ def _middle(image: Image) -> int:
 
 
 def cube_camera(cube: Cube, channel: int, gain: float | None = None) -> Camera:
-    """Noise of the channel, from at most 1,500 full rows spread over the middle plane; or `gain` as told."""
+    """Noise of the channel, from at most 500 full rows spread over the middle plane; or `gain` as told."""
     if gain is not None:
         return Camera(gain)
     plane = cube.plane(channel, _middle(cube.image))
-    step = max(1, plane.shape[0] // 1500)
+    step = max(1, plane.shape[0] // 500)
     return estimate_camera(np.asarray(plane[::step]))
 
 # %% ../../nbs/06_beads/40_sample.ipynb #880a6259

@@ -282,7 +282,7 @@ def ship_detector(
 
     kept = ("steps", "batch", "patch_px", "learning_rate", "precision", "seed", "start_from")
     card = ModelCard(
-        p.name, "2", "Proposes beads on a coarse image: probability, and depth in the disc.", p.config,
+        p.name, "3", "Proposes beads on a coarse image: probability, and depth in the disc.", p.config,
         object_px=2 * RADIUS_PX, pixel_um=COARSE_UM, normalisation={"levels": "beads.targets.PlaneLevels, and the mask of known pixels"},
         thresholds={"bead": PROBABLE, "summit": HIGH, "rise": RISE}, data=fields.about, licence="BSD-3-Clause",
         splits={"learn": fields.n_learn, "held out": fields.n_held_out},
