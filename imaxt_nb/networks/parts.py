@@ -53,7 +53,7 @@ def rows_for(wanted: Span, n: int, convolutions: int) -> tuple[Span, list[Span]]
 # %% ../../nbs/04_networks/06_parts.ipynb #4ee215b1
 @dataclass
 class Rows:
-    """Rows (1, y, x, c) of a level: added below, forgotten above; `end`: the row after the last."""
+    """Rows (y, x, c) of a level: added below, forgotten above; `end`: the row after the last."""
 
     end: int = 0
     _parts: list[tuple[int, Any]] = field(default_factory=list)
@@ -61,22 +61,22 @@ class Rows:
     def add(self, rows: Any) -> None:
         """Append the next ones."""
         self._parts.append((self.end, rows))
-        self.end += int(rows.shape[1])
+        self.end += int(rows.shape[0])
 
     def take(self, low: int, high: int) -> Any:
-        """Rows low:high, which must still be there."""
+        """Rows low:high, which must still be there."""  # whole rows: slices are views
         import tensorflow as tf
 
         cut = [
-            part[:, max(low - a, 0) : high - a]
+            part[max(low - a, 0) : high - a]
             for a, part in self._parts
-            if a < high and a + part.shape[1] > low
+            if a < high and a + part.shape[0] > low
         ]
-        return cut[0] if len(cut) == 1 else tf.concat(cut, 1)
+        return cut[0] if len(cut) == 1 else tf.concat(cut, 0)
 
     def forget(self, before: int) -> None:
         """Parts that end before a row."""
-        self._parts = [(a, part) for a, part in self._parts if a + part.shape[1] > before]
+        self._parts = [(a, part) for a, part in self._parts if a + part.shape[0] > before]
 
 # %% ../../nbs/04_networks/06_parts.ipynb #081a2b40
 ROWS, LOW_ROWS = (
@@ -120,7 +120,7 @@ class Flow:
         (low, high), zeros = rows_for((start, stop), n, 2)
         while k and self.grids[k].end < high:
             self._halve(k - 1)
-        x = self.grids[k].take(low, high) if k else self.read(low, high)[None]
+        x = self.grids[k].take(low, high) if k else self.read(low, high)
         self.grids[k].forget(stop - 2)
         out.add(self.stages.grids[k](x, zeros))
 
@@ -133,7 +133,7 @@ class Flow:
                 self._halve(self.halvings - 1)
             else:
                 start = self.inputs[0].end
-                self.inputs[0].add(self.read(start, min(start + ROWS, self.shape[0]))[None])
+                self.inputs[0].add(self.read(start, min(start + ROWS, self.shape[0])))
 
     def _down(self, d: int, stop: int) -> None:
         """Have what a level keeps for the way up, and the next one's input, up to a row."""
@@ -179,7 +179,7 @@ class Flow:
         return self.made[d].take(*wanted)
 
     def head_rows(self, margin: int = 0) -> Iterator[tuple[Span, int, Any]]:
-        """(rows, row of the first that is there, the head's rows (1, y, x, c)) of strip after strip, with some rows more of the part around each."""
+        """(rows, row of the first that is there, the head's rows (y, x, c)) of strip after strip, with some rows more of the part around each."""
         made, keep = self.ways[0]
         at = [[v - made[0] for v in keep], [v - keep[0] for v in self.columns]]
         for start in range(*self.rows, ROWS):
@@ -215,7 +215,7 @@ def predict_part(
     out = {o.name: np.empty((*sides, o.channels), np.float32) for o in config.outputs}
     for (a, b), _, head in flow.head_rows():
         for name, values in flow.stages.dense(head).items():
-            out[name][a - rows[0] : b - rows[0]] = values.numpy()[0]
+            out[name][a - rows[0] : b - rows[0]] = values.numpy()
     return out
 
 # %% ../../nbs/04_networks/06_parts.ipynb #b1aba65a

@@ -21,8 +21,8 @@ __all__ = ['Stages', 'make_stages', 'stages_of']
 # %% ../../nbs/04_networks/05_stages.ipynb #069b8bce
 @dataclass(frozen=True)
 class Stages:
-    """Compiled parts of a U-Net on rows (1, y, x, c): halvings before the first level, levels down (what is kept, the next one's input), bottom, levels up, and the
-    first level with the head; then all outputs of the head's rows (1, y, x, c), or those at the peaks of the first output alone."""
+    """Compiled parts of a U-Net on rows (y, x, c): halvings before the first level, levels down (what is kept, the next one's input), bottom, levels up, and the
+    first level with the head; then all outputs of the head's rows, or those at the peaks of the first output alone."""
 
     grids: list[Callable[..., Any]]
     downs: list[Callable[..., tuple[Any, Any]]]
@@ -65,9 +65,14 @@ def make_stages(model: keras.Model, config: UNetConfig) -> Stages:
     grids = config.grid.bit_length() - 1
 
     def compiled(run: Callable[..., Any], channels: list[int], *more: Any) -> Any:
-        rows = [tf.TensorSpec((1, None, None, n), tf.float32) for n in channels]
-        numbers = [tf.TensorSpec(shape, tf.int32) for shape in more]
-        return tf.function(run, input_signature=[*rows, *numbers])
+        def on_rows(*a: Any) -> Any:
+            made = run(*(x[None] for x in a[: len(channels)]), *a[len(channels) :])
+            return tf.nest.map_structure(lambda x: x[0], made)
+
+        rows = [tf.TensorSpec((None, None, n), tf.float32) for n in channels]
+        return tf.function(
+            on_rows, input_signature=[*rows, *(tf.TensorSpec(m, tf.int32) for m in more)]
+        )
 
     def pair(x: Any, name: str, zeros: Any) -> Any:
         return _convolve(model, x, [f"{name}_a", f"{name}_b"], zeros)
@@ -103,19 +108,19 @@ def _make_ends(model: keras.Model, config: UNetConfig) -> tuple[Any, Any]:
 
     ends = [model.get_layer(f"output_{o.name}") for o in config.outputs]
     names, channels = ([getattr(o, n) for o in config.outputs] for n in ("name", "channels"))
-    seen = tf.TensorSpec((1, None, None, ends[0].kernel.shape[2]), tf.float32)
+    seen = tf.TensorSpec((None, None, ends[0].kernel.shape[2]), tf.float32)
 
     def answers(x: Any) -> dict[str, Any]:
         kernels = tf.concat([e.kernel for e in ends], -1)  # one pass over the head's many channels
-        made = tf.nn.conv2d(x, kernels, 1, "VALID") + tf.concat([e.bias for e in ends], 0)
+        made = tf.nn.conv2d(x[None], kernels, 1, "VALID")[0] + tf.concat([e.bias for e in ends], 0)
         parts = tf.split(made, channels, -1)
         return {n: e.activation(a) for n, e, a in zip(names, ends, parts, strict=True)}
 
     def peaks(x: Any, threshold: Any) -> tuple[Any, dict[str, Any]]:
-        first = ends[0].activation(tf.nn.conv2d(x, ends[0].kernel, 1, "VALID") + ends[0].bias)
+        first = ends[0].activation(tf.nn.conv2d(x[None], ends[0].kernel, 1, "VALID") + ends[0].bias)
         top = (first >= tf.nn.max_pool2d(first, 3, 1, "SAME")) & (first >= threshold)
         at = tf.where(top[0, ..., 0])
-        here = tf.gather_nd(x[0], at)
+        here = tf.gather_nd(x, at)
         some = {n: e.activation(here @ e.kernel[0, 0] + e.bias) for n, e in zip(names, ends, strict=True)}  # fmt: skip
         return at, some | {names[0]: tf.gather_nd(first[0], at)}
 
