@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage as ndi
 
 from imaxt_nb.core.errors import BadInput, UsageError
+from imaxt_nb.mosaic import calibrate_choice
 from imaxt_nb.mosaic.calibrate import calibrate_sample, calibrate_tiles
 from imaxt_nb.mosaic.calibrate_choice import CalibrateParameters
 from imaxt_nb.mosaic.calibration import Calibration, load_calibration, save_calibration
@@ -279,3 +280,21 @@ def test_a_calibration_of_other_tiles_is_refused(tmp_path: Path) -> None:
     save_calibration(str(tmp_path), c)
     with pytest.raises(BadInput, match="distortion"):
         load_calibration(str(tmp_path)).check(1, (11, 11), "somewhere")
+
+
+def test_a_distortion_that_mends_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Terms that overlaps hardly see fit their noise, and would bend the tiles: the sample is left as it is."""
+    said: list[str] = []
+    for after, kept in ((0.11, False), (0.02, True)):
+        bend = polynomial(
+            np.ones((2, 10)),
+            (64, 64),
+            residuals={"median_before_px": 0.1, "median_after_px": after},
+        )
+        fit = SimpleNamespace(distortion=bend, predicted_error_px=0.01)
+        monkeypatch.setattr(calibrate_choice, "fit_distortion", lambda *_, fit=fit, **__: fit)
+        found = calibrate_choice.measured_distortion(
+            None, [], [], (64, 64), (0, 0, 0, 0), 8, CalibrateParameters(), said.append, 1
+        )
+        assert (found is fit) == kept
+    assert len(said) == 1 and "0.11" in said[0]

@@ -29,8 +29,8 @@ from ..sample.places import exists, join
 from ..sample.tiles import read_whole
 
 # %% auto #0
-__all__ = ['Warn', 'Image', 'CalibrateParameters', 'TileChoice', 'rich_pairs', 'orientation_of', 'finite', 'most_structured',
-           'measured_distortion', 'find_distortion', 'pair_offsets']
+__all__ = ['Warn', 'Image', 'LESS', 'CalibrateParameters', 'TileChoice', 'rich_pairs', 'orientation_of', 'finite',
+           'most_structured', 'measured_distortion', 'find_distortion', 'pair_offsets']
 
 # %% ../../nbs/05_mosaic/16_calibrate_choice.ipynb #48d53e73
 class CalibrateParameters(Parameters):
@@ -188,6 +188,9 @@ def _sharpness(image: Floats, fine: float = 1.5) -> float:
     return max(power / (noise / (8 * np.pi * fine**4) + 1e-9) - 1, 0.0)
 
 # %% ../../nbs/05_mosaic/16_calibrate_choice.ipynb #5801fb40
+LESS = 0.9  # of what overlaps disagree by must a distortion leave, or less
+
+
 def measured_distortion(
     read: Any, more: list[Any], pairs: list[Pair], shape: tuple[int, int], margins: Margins, reach: int,
     p: CalibrateParameters, warn: Warn, workers: int,
@@ -207,6 +210,12 @@ def measured_distortion(
         )
     except BadInput as e:
         warn(f"distortion is not measured: {e}")
+        return None
+    before, after = (fit.distortion.residuals[f"median_{k}_px"] for k in ("before", "after"))
+    if after > LESS * before:  # what it adds where overlaps don't look is as good as invented
+        warn(
+            f"distortion is not corrected: overlaps disagree by {before:.2f} px, and with one by {after:.2f} px"
+        )
         return None
     if fit.predicted_error_px > p.max_error_px:
         warn(

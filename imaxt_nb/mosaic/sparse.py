@@ -195,9 +195,9 @@ def _shared_noise(alone: Pixels, sigma: float, inner: Any) -> list[Pixels]:
 
     `alone` (y, x): the noise's variance where only one tile is seen, 0 elsewhere.
     """
-    kernel = ndi.gaussian_filter1d(
-        np.eye(1, 8 * int(sigma) + 9, 4 * int(sigma) + 4)[0], sigma, truncate=3
-    )
+    reach = int(3 * sigma) + 2
+    unit = np.eye(1, 2 * reach + 1, reach)[0]
+    kernel = ndi.gaussian_filter1d(unit, sigma, truncate=3)
     value, slope = kernel**2, np.gradient(kernel) ** 2
     out = []
     for down, right in ((slope, value), (value, slope), (value, value)):
