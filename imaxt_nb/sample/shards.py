@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # %% auto #0
-__all__ = ['NOT_THERE', 'Shape', 'write_shards', 'read_block']
+__all__ = ['NOT_THERE', 'Shape', 'write_shards', 'Stacked', 'read_block']
 
 # %% ../../nbs/01_sample/14_shards.ipynb #93db541e
 NOT_THERE = 2**64 - 1
@@ -122,6 +122,24 @@ def write_shards(array: Any, start: Shape, block: Any) -> None:
         made = _shard(part, outer, inner, blosc) if array.shards else _chunk(part, inner, blosc)
         at = tuple(p + a // k for p, a, k in zip(place, start, outer, strict=True))
         _write(home / array.metadata.encode_chunk_key(at), made)
+
+# %% ../../nbs/01_sample/14_shards.ipynb #9f5b47d2
+class Stacked:
+    """Images (y, x) of channels, None for missing ones, as if they were one block (1, .., c, y, x) of `like`: without a copy."""
+
+    def __init__(self, images: list[NDArray[Any] | None], like: Any) -> None:
+        self.shape = (*(1,) * (like.ndim - 3), len(images), *like.shape[-2:])
+        self.dtype = like.dtype
+        nothing = np.zeros(self.shape[-2:], self.dtype)
+        self.images = [nothing if i is None else np.asarray(i, self.dtype) for i in images]
+
+    def __getitem__(self, cut: Any) -> Any:
+        lead = (None,) * (len(self.shape) - 3)
+        some = [image[cut[-2:]] for image in self.images[cut[-3]]]
+        return some[0][None][lead] if len(some) == 1 else np.stack(some)[lead]
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
+        return np.stack(self.images).reshape(self.shape)
 
 # %% ../../nbs/01_sample/14_shards.ipynb #e6ef42f5
 def _index(file: BinaryIO, grid: Shape) -> NDArray[Any]:

@@ -20,7 +20,7 @@ from ..core.errors import BadInput
 from .channels import Channel, channels_from_json, channels_to_json
 from .places import is_finished, resumable, zarr_store
 from .pyramid import compressor, rows_of_chunk
-from .shards import read_block, write_shards
+from .shards import Stacked, read_block, write_shards
 
 # %% auto #0
 __all__ = ['VERSION', 'COLUMNS', 'TileHeader', 'TileSection', 'read_whole', 'RawTiles', 'SectionDraft', 'TileWriter',
@@ -209,22 +209,6 @@ def _root(place: str) -> Any:
     return zarr.open_group(zarr_store(place), mode="r")
 
 # %% ../../nbs/01_sample/10_tiles.ipynb #424d98b8
-class _Images:
-    """The images (y, x) of a tile's channels, None for missing ones, as if they were one block (1, 1, c, y, x)."""
-
-    def __init__(self, pixels: Any, images: list[NDArray[Any] | None]) -> None:
-        self.shape, self.dtype = (1, 1, len(images), *pixels.shape[-2:]), pixels.dtype
-        nothing = np.zeros(self.shape[-2:], self.dtype)
-        self.images = [nothing if i is None else np.asarray(i, self.dtype) for i in images]
-
-    def __getitem__(self, cut: Any) -> Any:
-        some = [image[cut[3:]] for image in self.images[cut[2]]]
-        return some[0][None, None, None] if len(some) == 1 else np.stack(some)[None, None]
-
-    def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
-        return np.stack(self.images)[None, None]
-
-
 @dataclass
 class SectionDraft:
     """A section that is being written; images that are never put are missing."""
@@ -239,7 +223,7 @@ class SectionDraft:
         there = [i is not None for i in images]
         if not any(there):
             return
-        write_shards(self.pixels, (tile, plane, 0, 0, 0), _Images(self.pixels, images))
+        write_shards(self.pixels, (tile, plane, 0, 0, 0), Stacked(images, self.pixels))
         self.present[tile, plane] = there
 
     def commit(
