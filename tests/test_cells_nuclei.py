@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import sys
+import types
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -139,9 +142,63 @@ def test_a_corrupted_weights_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_other_methods_say_what_they_need() -> None:
-    for name in ("cellpose", "instanseg"):
-        with pytest.raises(BadInput, match="pip install"):
+    for name, package in (("cellpose", "cellpose"), ("instanseg", "instanseg-torch")):
+        with pytest.raises(BadInput, match=f"pip install {package}"):
             segmenter(name)
+
+
+def test_other_methods_are_called_as_their_packages_want(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stand-ins with the calls and answers of cellpose 4.2 and instanseg-torch 0.1."""
+    seen: dict[str, Any] = {}
+
+    class CellposeModel:
+        def __init__(self, gpu: bool = False, pretrained_model: str = "cpsam_v2") -> None:
+            seen["weights"] = pretrained_model
+
+        def eval(self, x: np.ndarray, diameter: float | None = None) -> tuple[Any, list[Any], Any]:
+            seen["cellpose"] = (x.dtype, x.ndim, float(x.min()), diameter)
+            return (x > 100).astype(np.uint16).squeeze(), [], None  # which loses axes of one pixel
+
+    class Tensor:
+        def __init__(self, values: np.ndarray) -> None:
+            self.values = values
+
+        def cpu(self) -> Tensor:
+            return self
+
+        def numpy(self) -> np.ndarray:
+            return self.values
+
+    class InstanSeg:
+        def __init__(self, model_type: Any = "brightfield_nuclei", verbosity: int = 1) -> None:
+            seen["model"] = model_type
+
+        def eval_small_image(
+            self, image: np.ndarray, pixel_size: float | None = None, return_image_tensor: bool = True,
+            target: str = "all_outputs",
+        ) -> Any:  # fmt: skip
+            seen["instanseg"] = (pixel_size, target, float(image.min()))
+            nuclei = (image > 100).astype(np.float32)
+            found = np.stack([nuclei, 2 * nuclei] if target == "all_outputs" else [nuclei])[None]
+            return (Tensor(found), Tensor(image)) if return_image_tensor else Tensor(found)
+
+    for name, content in {"cellpose.models": {"CellposeModel": CellposeModel}, "instanseg": {"InstanSeg": InstanSeg}}.items():  # fmt: skip
+        module = types.ModuleType(name)
+        module.__dict__.update(content)
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setitem(sys.modules, "cellpose", types.ModuleType("cellpose"))
+    image = np.full((30, 40), 10, np.float32)
+    image[5:9, 5:9], image[0, 0] = 200, np.nan
+    for labels in (segmenter("cellpose", model=tmp_path / "weights", diameter=20)(image), segmenter("instanseg", pixel_size=0.5)(image)):  # fmt: skip
+        assert labels.dtype == np.int32 and labels.shape == image.shape
+        assert np.array_equal(labels > 0, image == 200)
+    assert seen["weights"] == str(tmp_path / "weights")
+    assert seen["cellpose"] == (np.float32, 2, 10, 20)
+    assert seen["model"] == "fluorescence_nuclei_and_cells"
+    assert seen["instanseg"] == (0.5, "nuclei", 10)
+    assert segmenter("cellpose")(image[:1, 5:]).shape == (1, 35) and seen["weights"] == "cpsam_v2"
 
 
 def test_one_bad_image_does_not_lose_the_others(field: Labelled, tmp_path: Path) -> None:

@@ -131,14 +131,23 @@ def _with_pixels(found: Candidates, labels: NDArray[np.int32], diameter_px: floa
 Segmenter = Callable[[NDArray[Any]], NDArray[np.integer[Any]]]
 
 
-def _needs(package: str) -> Any:
-    """Import an optional package, or say how to get it."""
+def _needs(module: str, package: str) -> Any:
+    """Import a module of an optional package, or say how to get it."""
     import importlib
 
     try:
-        return importlib.import_module(package)
+        return importlib.import_module(module)
     except ImportError as e:
         raise BadInput(f"{package} is not installed", expected=f"pip install {package}") from e
+
+
+def _seen(image: NDArray[Any]) -> NDArray[np.float32]:
+    """A plane (y, x) as others take it: float32, and dark where there is no number."""
+    plane = np.asarray(to_plane(image), np.float32)
+    there = np.isfinite(plane)
+    return (
+        plane if there.all() else np.where(there, plane, plane[there].min() if there.any() else 0)
+    )
 
 
 def stardist_segmenter(**how: Any) -> Segmenter:
@@ -147,19 +156,36 @@ def stardist_segmenter(**how: Any) -> Segmenter:
     return lambda image: find_nuclei(image, model, **how).labels
 
 # %% ../../nbs/08_cells/17_predict.ipynb #f56f2d75
-def cellpose_segmenter(**how: Any) -> Segmenter:
-    """Cellpose's own model; `how` goes to `CellposeModel.eval` (diameter, ...)."""
-    model = _needs("cellpose.models").CellposeModel()
-    return lambda image: np.asarray(model.eval(to_plane(image), **how)[0], np.int32)
-
-
-def instanseg_segmenter(**how: Any) -> Segmenter:
-    """InstanSeg's fluorescence model; `how` goes to `eval_small_image` (pixel_size, ...)."""
-    model = _needs("instanseg").InstanSeg("fluorescence_nuclei_and_cells", verbosity=0)
+def cellpose_segmenter(
+    model: str | os.PathLike[str] = "", gpu: bool = False, **how: Any
+) -> Segmenter:
+    """Cellpose (as of 4.2): its own weights, or `model`, a name or file of others; `how` goes to `CellposeModel.eval` (diameter, ...)."""
+    other = {"pretrained_model": os.fspath(model)} if model else {}
+    network = _needs("cellpose.models", "cellpose").CellposeModel(gpu=gpu, **other)
 
     def run(image: NDArray[Any]) -> NDArray[np.int32]:
-        found, _ = model.eval_small_image(np.asarray(to_plane(image), np.float32)[None], **how)
-        return np.asarray(found[0, 0], np.int32)
+        plane = _seen(image)
+        masks = network.eval(plane, **how)[0]  # without axes of one pixel
+        return np.asarray(masks, np.int32).reshape(plane.shape)
+
+    return run
+
+
+def instanseg_segmenter(
+    model: str | os.PathLike[str] = "fluorescence_nuclei_and_cells", **how: Any
+) -> Segmenter:
+    """Nuclei of InstanSeg (instanseg-torch, as of 0.1): its model of a name, or a TorchScript file; `how` goes to `eval_small_image` (pixel_size, ...)."""
+    known: Any = os.fspath(model)
+    made = _needs("instanseg", "instanseg-torch").InstanSeg
+    if os.path.isfile(known):
+        known = _needs("torch", "torch").jit.load(known)
+    network = made(known, verbosity=0)
+    how = {"target": "nuclei"} | how
+
+    def run(image: NDArray[Any]) -> NDArray[np.int32]:
+        plane = _seen(image)
+        found = network.eval_small_image(plane, return_image_tensor=False, **how)
+        return np.asarray(found.cpu().numpy(), np.int32).reshape(-1, *plane.shape)[0]
 
     return run
 

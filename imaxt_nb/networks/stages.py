@@ -56,6 +56,14 @@ def _joined(below: Any, skip: Any, first: Any) -> Any:
     doubled = tf.repeat(tf.repeat(below, 2, axis=1), 2, axis=2)
     return tf.concat([doubled[:, first : first + tf.shape(skip)[1]], skip], -1)
 
+
+def _on_rows(run: Callable[..., Any], n: int, *given: Any) -> Any:
+    """Run on images of n rows each, (1, y, x, c), for rows (y, x, c)."""
+    import tensorflow as tf
+
+    made = run(*(x[None] for x in given[:n]), *given[n:])
+    return tf.nest.map_structure(lambda x: x[0], made)
+
 # %% ../../nbs/04_networks/05_stages.ipynb #549b9cb0
 def make_stages(model: keras.Model, config: UNetConfig) -> Stages:
     """The parts of a model of `build_unet`."""
@@ -65,14 +73,10 @@ def make_stages(model: keras.Model, config: UNetConfig) -> Stages:
     grids = config.grid.bit_length() - 1
 
     def compiled(run: Callable[..., Any], channels: list[int], *more: Any) -> Any:
-        def on_rows(*a: Any) -> Any:
-            made = run(*(x[None] for x in a[: len(channels)]), *a[len(channels) :])
-            return tf.nest.map_structure(lambda x: x[0], made)
-
         rows = [tf.TensorSpec((None, None, n), tf.float32) for n in channels]
-        return tf.function(
-            on_rows, input_signature=[*rows, *(tf.TensorSpec(m, tf.int32) for m in more)]
-        )
+        numbers = [tf.TensorSpec(shape, tf.int32) for shape in more]
+        # a partial: of one function for all, TensorFlow would warn that it is compiled again and again
+        return tf.function(partial(_on_rows, run, len(rows)), input_signature=[*rows, *numbers])
 
     def pair(x: Any, name: str, zeros: Any) -> Any:
         return _convolve(model, x, [f"{name}_a", f"{name}_b"], zeros)
