@@ -14,14 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage as ndi
 
 from .offsets import FINE_HIGH_PASS, Offset, matching
-from imaxt_nb.mosaic.search import (
-    COARSE_BLUR,
-    SHARE_BOX,
-    Floats,
-    Search,
-    find_peaks,
-    share,
-)
+from .search import COARSE_BLUR, SHARE_BOX, Floats, Search, find_peaks, share
 from .strips import Pixels, Strip
 
 # %% auto #0
