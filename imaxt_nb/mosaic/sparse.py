@@ -216,7 +216,9 @@ def _normal(a: Strip, b: Strip, at: Slices, c: int, sigma: float, rest: Floats |
     cross = (sharp[0].columns(across) * flat) @ sharp[1].columns(across).T
     n = np.asarray(cross + cross.T, float) / 2
     alone = np.where(wp > wq, noise[0], noise[1]) * (np.abs(wp - wq) > 0.5)
-    for k, known in enumerate(_shared_noise(alone, sigma / np.sqrt(2), inner)):
+    for k, known in enumerate(
+        _shared_noise(alone, sigma / np.sqrt(2), inner) if alone.any() else ()
+    ):
         n[k, k] -= float((weight * known).sum())
     gains = np.arange(2, 5)
     prior = noise.sum() / np.array([GAIN_ERROR, SLOPE, SLOPE]) ** 2
@@ -249,7 +251,7 @@ def sharpen(a: Strip, b: Strip, start: Floats, sigma: float, steps: int = 12) ->
     `sigma`: the blur of slopes, px. None if there is nothing to see, or no end to the steps.
     """
     at, left, last = np.asarray(start, float), None, np.zeros(2)
-    for _ in range(steps):
+    for turn in range(steps):
         whole = np.round(at).astype(int)
         overlap = matching(a, b, whole)
         if overlap is None:
@@ -260,11 +262,12 @@ def sharpen(a: Strip, b: Strip, start: Floats, sigma: float, steps: int = 12) ->
         if found is None:
             return None
         base, (rest, h) = whole if left is None else at, found
-        if (
-            rest @ last < 0
-        ):  # what is seen at the border changes from step to step: don't go to and fro
+        # what is seen at the border changes from step to step: don't go to and fro
+        if rest @ last < 0:
             rest = rest / 2
         last = rest
+        if turn > 3 and np.abs(rest).max() > 2:  # not on its way to anywhere
+            return None
         if left is not None and np.abs(rest).max() < 0.2:
             return _describe(base + rest, rest, h, parts, sigma)
         at = base + np.clip(rest, -2, 2)
