@@ -33,7 +33,7 @@ def field(number: int, side: int = 320, seed: int = 77) -> tuple[Any, Any, Any]:
 def test_tiles_leave_no_seams_and_dask_is_the_same() -> None:
     import dask.array as da
 
-    image = field(3)[0]
+    image = field(4)[0]
     whole = network_candidates(image, 4.0)
     assert len(whole) > 3
     for tile in (64, 160):

@@ -192,8 +192,8 @@ def place_region(
         in_section = pixels.in_section(fit.matrix, t.z_um)
         r = in_section.refined
         if r is not None:
-            better = {"matrix": r.fit.matrix, "way": "pixels"} if r.accepted else {}
-            fit = replace(fit, pixel_error_um=r.error_um, **better)
+            fit = replace(fit, pixel_error_um=r.error_um)
+            fit = replace(fit, matrix=r.fit.matrix, way="pixels") if r.accepted else fit
     pairs = _bead_pairs(
         name, points, section_beads, fit, chain(local.matrix, link.matrix), reach_um
     )
