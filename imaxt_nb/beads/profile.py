@@ -123,7 +123,7 @@ def fit_beads(
 # %% ../../nbs/06_beads/02_profile.ipynb #58033dd5
 FLAGS = ("ok", "failed", "moved", "cut", "faint", "large", "small", "poor")
 MAX_MISFIT, MAX_AROUND, MIN_COVERAGE, MIN_SIGNIFICANCE, LEAST_DISC = 0.25, 0.6, 0.6, 10.0, 0.2
-SMALL, MAX_MISFIT_SMALL = 0.6, 0.1  # of the mean radius: lumps of tissue are that small, too
+SMALL, MAX_MISFIT_SMALL = 0.6, 0.15  # of the mean radius: lumps of tissue are that small, too
 
 
 def flag_of(
@@ -132,7 +132,7 @@ def flag_of(
     """One of `FLAGS` for each fit.
 
     failed: no convergence. moved: the centre left the first guess. cut: too little of it in the picture. faint: not ten
-    times the noise over all its pixels. large, small: no radius of a bead, or a disc of less than 0.2 of the mean radius. poor: residuals of more than 25 % of its brightness beyond noise inside (10 % for a disc
+    times the noise over all its pixels. large, small: no radius of a bead, or a disc of less than 0.2 of the mean radius. poor: residuals of more than 25 % of its brightness beyond noise inside (15 % for a disc
     of less than 0.6 of the mean radius, which a lump can imitate), 60 % with what lies around (tissue is uneven), or so ragged inside that it wasn't fitted.
     """
     far = np.hypot(table.x_um - start[:, 0], table.y_um - start[:, 1]) > 0.7 * start[:, 2] + 3
