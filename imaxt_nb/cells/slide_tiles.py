@@ -182,7 +182,7 @@ def _quarters(core: Box, network: StarNetwork, shape: tuple[int, int]) -> list[t
     return [((r, c), (rr, cc)) for r, rr in ways[0] for c, cc in ways[1]]
 
 # %% ../../nbs/08_cells/31_slide_tiles.ipynb #904a4934
-TILE_PX = 2512
+TILE_PX = 1680
 _BATCH = 16
 
 
