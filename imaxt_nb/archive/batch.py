@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -27,7 +27,7 @@ from ..core.errors import EXIT_FAILED, BadInput, ImaxtError, UsageError
 from ..core.settings import Settings, load_settings
 
 # %% auto #0
-__all__ = ['Message', 'OnEvent', 'Hand', 'Batch', 'run_batch', 'run_one', 'exit_code', 'Request', 'read_requests']
+__all__ = ['Message', 'OnEvent', 'Hand', 'verdict_of', 'Batch', 'run_batch', 'run_one', 'exit_code', 'Request', 'read_requests']
 
 # %% ../../nbs/12_archive/32_batch.ipynb #bab93240
 _all_ = ["Request", "read_requests"]  # a caller needs them, too
@@ -72,6 +72,38 @@ class Hand:
         with suppress(OSError):
             self.process.stdin.close()
 
+# %% ../../nbs/12_archive/32_batch.ipynb #b3fc3d77
+def verdict_of(index: int, rows: Sequence[Row], outcomes: Mapping[int, Outcome]) -> str | None:
+    """'ready', None (wait), or the reason why a row must be skipped."""
+    row, ready = rows[index], True
+    for earlier in range(index):
+        other, outcome = rows[earlier], outcomes.get(earlier)
+        if outcome is None and row.follows(other):
+            ready = False
+        elif outcome is not None and not outcome.ok and row.needs(other):
+            name = f"row {other.request.row} ({other.request.template})"
+            return f"{name}, which writes its input, is {outcome.status}"
+    return "ready" if ready else None
+
+# %% ../../nbs/12_archive/32_batch.ipynb #8a148871
+def _order(row: Row, settings: Settings, more: bool, asked_at: float) -> dict[str, Any]:
+    """What a worker is told to run."""
+    return {
+        "do": "run",
+        "request": row.request.as_json(),
+        "settings": settings.model_dump(),
+        "more": more,
+        "asked_at": asked_at,
+    }
+
+
+def _lost(row: Row, run_id: str | None, settings: Settings) -> Outcome:
+    """The outcome of a row whose worker died: its record's, where there is one."""
+    for record, path in records_of(step_folder(row.template, row.request.subject, settings)):
+        if record.run_id == run_id:
+            return outcome_of("ran", record, path)
+    return Outcome("ran", "lost", "its worker process ended", exit_code=EXIT_FAILED)
+
 # %% ../../nbs/12_archive/32_batch.ipynb #33f94a19
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -92,19 +124,6 @@ class Batch:
         self.asked_at = time.time()
 
     # -- what may start --------------------------------------------------------------------
-    def _verdict(self, index: int) -> str | None:
-        """'ready', None (wait), or the reason why a row must be skipped."""
-        row, ready = self.rows[index], True
-        for earlier in range(index):
-            other = self.rows[earlier]
-            outcome = self.outcomes.get(earlier)
-            if outcome is None and row.follows(other):
-                ready = False
-            elif outcome is not None and not outcome.ok and row.needs(other):
-                name = f"row {other.request.row} ({other.request.template})"
-                return f"{name}, which writes its input, is {outcome.status}"
-        return "ready" if ready else None
-
     def _next(self) -> int | None:
         """The next row that can start; rows that can't any more are closed on the way."""
         for index in list(self.waiting):
@@ -112,7 +131,7 @@ class Batch:
                 self.waiting.remove(index)
                 self._over(index, refusal(problem))
                 return self._next()
-            verdict = self._verdict(index)
+            verdict = verdict_of(index, self.rows, self.outcomes)
             if verdict == "ready":
                 self.waiting.remove(index)
                 return index
@@ -140,15 +159,8 @@ class Batch:
 
     def _give(self, hand: Hand, index: int) -> None:
         hand.row, hand.run_id = self.rows[index], None
-        hand.send(
-            {
-                "do": "run",
-                "request": self.rows[index].request.as_json(),
-                "settings": self.settings.model_dump(),
-                "more": len(self.waiting) >= len(self.hands),
-                "asked_at": self.asked_at,
-            }
-        )
+        more = len(self.waiting) >= len(self.hands)
+        hand.send(_order(self.rows[index], self.settings, more, self.asked_at))
 
     def _hear(self, hand: Hand, message: dict[str, Any] | None) -> None:
         index = None if hand.row is None else self.rows.index(hand.row)
@@ -167,14 +179,7 @@ class Batch:
         self.hands.remove(hand)
         if index is not None:
             reap(self.settings)
-            self._over(index, self._lost(self.rows[index], hand.run_id))
-
-    def _lost(self, row: Row, run_id: str | None) -> Outcome:
-        folder = step_folder(row.template, row.request.subject, self.settings)
-        for record, path in records_of(folder):
-            if record.run_id == run_id:
-                return outcome_of("ran", record, path)
-        return Outcome("ran", "lost", "its worker process ended", exit_code=EXIT_FAILED)
+            self._over(index, _lost(self.rows[index], hand.run_id, self.settings))
 
     # -- the loop --------------------------------------------------------------------------
     def interrupt(self, reason: str) -> None:

@@ -21,7 +21,7 @@ from ..core.errors import ImaxtError
 __all__ = ['LINKS', 'RUN_FILES', 'SHOWN_METRICS', 'SiteRun', 'Row', 'Matrix', 'subject_page', 'matrix', 'MetricsTable',
            'metrics_tables', 'Site', 'run_folders', 'read_site']
 
-# %% ../../nbs/12_archive/15_site.ipynb #a0706c12
+# %% ../../nbs/12_archive/15_site.ipynb #9dfab198
 LINKS = {
     "report": "report.html",
     "notebook": "notebook.ipynb",
@@ -32,7 +32,7 @@ LINKS = {
 }
 RUN_FILES = frozenset({*LINKS.values(), "thumbnail.png"})
 
-
+# %% ../../nbs/12_archive/15_site.ipynb #a0706c12
 @dataclass(frozen=True)
 class SiteRun:
     """A run with the addresses that pages link to: `folder` is relative to the runs' root."""

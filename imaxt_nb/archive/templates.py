@@ -142,6 +142,18 @@ def _source(cell: Mapping[str, Any]) -> str:
 def _tags(cell: Mapping[str, Any]) -> list[str]:
     return list(cell.get("metadata", {}).get("tags", []))
 
+# %% ../../nbs/12_archive/01_templates.ipynb #0abc63fb
+def _named_model(template: str, reference: str) -> type[Parameters]:
+    """The model `module:name` that a template names; `UsageError` if it isn't one."""
+    module, _, name = reference.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as e:
+        raise UsageError(f"template {template}: parameter model: {e}") from e
+    if not (isinstance(found, type) and issubclass(found, Parameters)):
+        raise UsageError(f"template {template}: {name} is not a subclass of Parameters")
+    return found
+
 # %% ../../nbs/12_archive/01_templates.ipynb #245176af
 @dataclass(frozen=True)
 class Template:
@@ -199,14 +211,7 @@ class Template:
         if self.metadata.parameters is None:
             own = [p for p in self.literals if p.name != self.subject_field]
             return infer_model(self.name, own)
-        module, _, name = self.metadata.parameters.partition(":")
-        try:
-            found = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError, ValueError) as e:
-            raise UsageError(f"template {self.name}: parameter model: {e}") from e
-        if not (isinstance(found, type) and issubclass(found, Parameters)):
-            raise UsageError(f"template {self.name}: {name} is not a subclass of Parameters")
-        return found
+        return _named_model(self.name, self.metadata.parameters)
 
     @property
     def secrets(self) -> list[str]:

@@ -24,7 +24,7 @@ from ..sample.channels import Channel
 from ..sample.tiles import TileHeader
 
 # %% auto #0
-__all__ = ['open_czi', 'full_resolution', 'plan_czi']
+__all__ = ['Survey', 'open_czi', 'full_resolution', 'plan_czi']
 
 # %% ../../nbs/02_readers/19_czi_tiles.ipynb #508941cf
 def open_czi(file: Path) -> Any:
@@ -155,6 +155,59 @@ def _survey(file: Path, notes: list[str]) -> tuple[Any, str, list[tuple[int, Any
             raise BadInput("a damaged CZI", file=file, found=f"{type(e).__name__}: {e}") from e
     return xml, text, [(order[id(e)], e, at) for e, at in tiles]
 
+# %% ../../nbs/02_readers/19_czi_tiles.ipynb #6a4c6b96
+Survey = tuple[Path, Any, list[tuple[int, Any, dict[str, int]]]]  # file, XML, tiles
+
+
+def _surveys(root: Path, notes: list[str]) -> tuple[list[Survey], dict[str, str]]:
+    """What each file that can be read holds, and the files' metadata as text."""
+    one = root.is_file()
+    files = [root] if one else sorted(f for f in root.glob("*") if f.suffix.lower() == ".czi")
+    found, texts = [], {}
+    for file in files:
+        try:
+            xml, texts[file.name], tiles = _survey(file, notes)
+            found += [(file, xml, tiles)] if tiles else []
+        except BadInput as error:
+            notes.append(f"{file.name} is not used: {error.what}: {error.found}")
+    if not found:
+        some = "; ".join(notes[:3]) or None
+        raise BadInput("no tiles of a CZI", file=root, found=some, expected="*.czi")
+    return found, texts
+
+# %% ../../nbs/02_readers/19_czi_tiles.ipynb #fb1662c8
+def _scenes(surveys: list[Survey], own: dict[str, Any], step_um: float) -> list[SectionPlan]:
+    """A section a scene, in the order of files and scenes."""
+    sections: list[SectionPlan] = []
+    for file, _, tiles in surveys:
+        for scene in sorted({at.get("S", 0) for _, _, at in tiles}):
+            mine = [t for t in tiles if t[2].get("S", 0) == scene]
+            z_um = len(sections) * step_um
+            sections.append(_section(len(sections) + 1, file, mine, own, z_um))
+    return sections
+
+# %% ../../nbs/02_readers/19_czi_tiles.ipynb #78ed3225
+def _common(
+    root: Path, surveys: list[Survey], pixel_um: tuple[float, float] | None
+) -> dict[str, Any]:
+    """What the tiles have in common: shape, dtype, pixel, colours and planes."""
+    every = [(e, at) for _, _, tiles in surveys for _, e, at in tiles]
+    size, kind = Counter((e.shape[-3:], e.dtype) for e, _ in every).most_common(1)[0][0]
+    um = pixel_um or next((p for _, xml, _ in surveys if (p := _pixel_um(xml))), None)
+    if um is None:
+        expected = "a value, or --pixel-um"
+        raise BadInput("no size of a pixel", file=root, field="Scaling/Distance", expected=expected)
+    planes = [at.get("Z", 0) for _, at in every]
+    return {
+        "pixel_um": um,
+        "tile_shape": (int(size[0]), int(size[1])),
+        "dtype": np.dtype(kind[-2:]).newbyteorder("="),
+        "components": 3 if size[2] >= 3 else 1,
+        "n_channels": 1 + max(at.get("C", 0) for _, at in every),
+        "first_plane": min(planes),
+        "n_planes": max(planes) - min(planes) + 1,
+    }
+
 # %% ../../nbs/02_readers/19_czi_tiles.ipynb #3edae8f9
 def plan_czi(
     source: str | Path, *, pixel_um: tuple[float, float] | None = None, section_step_um: float = 0.0
@@ -164,64 +217,21 @@ def plan_czi(
     `pixel_um` (y, x) overrides the files'. Raises `BadInput` if there is no CZI, or none can be read;
     `ImaxtError` without czifile.
     """
-    root, texts = Path(source), {}
-    notes: list[str] = []
-    files = (
-        [root]
-        if root.is_file()
-        else sorted(f for f in root.glob("*") if f.suffix.lower() == ".czi")
-    )
-    found = []
-    for file in files:
-        try:
-            xml, texts[file.name], tiles = _survey(file, notes)
-            found += [(file, xml, tiles)] if tiles else []
-        except BadInput as error:
-            notes.append(f"{file.name} is not used: {error.what}: {error.found}")
-    if not found:
-        raise BadInput(
-            "no tiles of a CZI", file=root, found="; ".join(notes[:3]) or None, expected="*.czi"
-        )
-    every = [(e, at) for _, _, tiles in found for _, e, at in tiles]
-    size, kind = Counter((e.shape[-3:], e.dtype) for e, _ in every).most_common(1)[0][0]
-    um = pixel_um or next((p for _, xml, _ in found if (p := _pixel_um(xml))), None)
-    if um is None:
-        raise BadInput(
-            "no size of a pixel",
-            file=root,
-            field="Scaling/Distance",
-            expected="a value, or --pixel-um",
-        )
-    planes = [at.get("Z", 0) for _, at in every]
-    components = 3 if size[2] >= 3 else 1
-    n_channels = 1 + max(at.get("C", 0) for _, at in every)
-    own = {
-        "pixel_um": um,
-        "tile_shape": size[:2],
-        "components": components,
-        "first_plane": min(planes),
-    }
-    sections: list[SectionPlan] = []
-    for file, _, tiles in found:
-        for scene in sorted({at.get("S", 0) for _, _, at in tiles}):
-            mine = [t for t in tiles if t[2].get("S", 0) == scene]
-            sections.append(
-                _section(len(sections) + 1, file, mine, own, len(sections) * section_step_um)
-            )
+    root, notes = Path(source), list[str]()
+    surveys, texts = _surveys(root, notes)
+    own, first = _common(root, surveys, pixel_um), surveys[0][1]
+    sections = _scenes(surveys, own, section_step_um)
+    names = _channel_names(first, own["n_channels"], own["components"])
     header = TileHeader(
         kind="tiles",
-        channels=[Channel(n) for n in _channel_names(found[0][1], n_channels, components)],
-        pixel_um=um,
-        tile_shape=(int(size[0]), int(size[1])),
-        dtype=np.dtype(kind[-2:]).newbyteorder("="),
+        channels=[Channel(n) for n in names],
         grid=full_grid([s.table for s in sections]),
-        n_planes=max(planes) - min(planes) + 1,
-        plane_step_um=_scaling(found[0][1]).get("Z", 0.0) if len(set(planes)) > 1 else 0.0,
+        plane_step_um=_scaling(first).get("Z", 0.0) if own["n_planes"] > 1 else 0.0,
         section_step_um=section_step_um,
         orientation=np.eye(2, dtype=int),
         metadata={"czi_xml": texts},
         notes=notes,
+        **{k: own[k] for k in ("pixel_um", "tile_shape", "dtype", "n_planes")},
     )
-    return TilePlan(
-        root, header, sections, _loader(), {f.name: digest_path(f) for f, _, _ in found}
-    )
+    digests = {file.name: digest_path(file) for file, _, _ in surveys}
+    return TilePlan(root, header, sections, _loader(), digests)

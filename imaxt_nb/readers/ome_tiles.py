@@ -174,6 +174,44 @@ def _section(number: int, fields: list[Field], gap_um: float, z_um: float) -> Se
         section.notes.append(f"{int((~known).sum())} image(s) without a stage position")
     return section
 
+# %% ../../nbs/02_readers/18_ome_tiles.ipynb #9032d95e
+def _read_all(
+    files: list[Path], root: Path, notes: list[str]
+) -> tuple[list[list[Field]], dict[str, str]]:
+    """The fields of every file that can be read, and the files' XML; one at least has a position."""
+    groups, texts = [], {}
+    for file in files:
+        try:
+            fields, texts[file.name] = read_fields(file, notes)
+            groups.append(fields)
+        except BadInput as error:
+            notes.append(f"{file.name} is not used: {error.what}: {error.found}")
+    if not any(np.isfinite(f.stage_um).all() for g in groups for f in g):
+        some = "; ".join(notes[:3]) or None
+        expected = "Plane PositionX, PositionY in the OME-XML, or a pattern of names"
+        raise BadInput("no stage positions", file=root, found=some, expected=expected)
+    return groups, texts
+
+# %% ../../nbs/02_readers/18_ome_tiles.ipynb #d2b8bd98
+def _common(root: Path, every: list[Field], pixel_um: tuple[float, float] | None) -> dict[str, Any]:
+    """What most fields have: shape, dtype and pixel."""
+    kinds = Counter((f.shape, f.dtype, f.pixel_um, len(f.channels)) for f in every)
+    shape, dtype, own_um, _ = kinds.most_common(1)[0][0]
+    um = pixel_um or own_um
+    if um is None:
+        expected = "a value, or --pixel-um"
+        raise BadInput("no size of a pixel", file=root, field="PhysicalSizeX", expected=expected)
+    return {"pixel_um": um, "tile_shape": shape, "dtype": dtype.newbyteorder("=")}
+
+# %% ../../nbs/02_readers/18_ome_tiles.ipynb #941aa02a
+def _sections(groups: list[list[Field]], own: dict[str, Any], step_um: float) -> list[SectionPlan]:
+    """A section a group of fields; one that lies in a single file names it."""
+    gap = min(n * um for n, um in zip(own["tile_shape"], own["pixel_um"], strict=True)) / 4
+    planned = [_section(i + 1, g, gap, i * step_um) for i, g in enumerate(groups)]
+    for section in planned:
+        section.metadata = {"file": section.files[0].name} if len(section.files) == 1 else {}
+    return planned
+
 # %% ../../nbs/02_readers/18_ome_tiles.ipynb #6ebb5448
 def plan_ome(
     source: str | Path,
@@ -188,49 +226,18 @@ def plan_ome(
     `sections`: `files`, one section a file; `auto`: files of one image each are the tiles of one section. `pixel_um` (y, x) overrides the files'. Raises `BadInput` if no file is an OME-TIFF, or none has
     stage positions.
     """
-    root, texts = Path(source), {}
-    notes: list[str] = []
-    groups: list[list[Field]] = []
+    root, notes = Path(source), list[str]()
     files = _files(root)
-    for file in files:
-        try:
-            fields, texts[file.name] = read_fields(file, notes)
-            groups.append(fields)
-        except BadInput as error:
-            notes.append(f"{file.name} is not used: {error.what}: {error.found}")
+    groups, texts = _read_all(files, root, notes)
     every = [f for g in groups for f in g]
-    if not any(np.isfinite(f.stage_um).all() for f in every):
-        raise BadInput(
-            "no stage positions",
-            file=root,
-            found="; ".join(notes[:3]) or None,
-            expected="Plane PositionX, PositionY in the OME-XML, or a pattern of names",
-        )
-    first = Counter((f.shape, f.dtype, f.pixel_um, len(f.channels)) for f in every).most_common(1)[
-        0
-    ][0]
-    um = pixel_um or first[2]
-    if um is None:
-        raise BadInput(
-            "no size of a pixel",
-            file=root,
-            field="PhysicalSizeX",
-            expected="a value, or --pixel-um",
-        )
-    if sections != "files" and all(len(g) == 1 for g in groups):
-        groups = [every]
-    gap = min(n * p for n, p in zip(first[0], um, strict=True)) / 4
+    own = _common(root, every, pixel_um)
+    one = sections != "files" and all(len(g) == 1 for g in groups)
+    planned = _sections([every] if one else groups, own, section_step_um)
     widest = max(every, key=lambda f: len(f.channels))
     planes = 1 + max(plane for f in every for plane, _ in f.places)
-    planned = [_section(i + 1, g, gap, i * section_step_um) for i, g in enumerate(groups)]
-    for section in planned:
-        section.metadata = {"file": section.files[0].name} if len(section.files) == 1 else {}
     header = TileHeader(
         kind="tiles",
         channels=[Channel(n) for n in widest.channels],
-        pixel_um=um,
-        tile_shape=first[0],
-        dtype=first[1].newbyteorder("="),
         grid=full_grid([s.table for s in planned]),
         n_planes=planes,
         plane_step_um=(widest.plane_um or 0.0) if planes > 1 else 0.0,
@@ -238,7 +245,7 @@ def plan_ome(
         orientation=orientation,
         metadata={"ome_xml": texts},
         notes=notes,
+        **own,
     )
-    return TilePlan(
-        root, header, planned, _load, {f.name: digest_path(f) for f in files if f.name in texts}
-    )
+    digests = {f.name: digest_path(f) for f in files if f.name in texts}
+    return TilePlan(root, header, planned, _load, digests)

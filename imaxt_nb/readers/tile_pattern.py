@@ -165,6 +165,42 @@ def _channels(fields: list[dict[str, str]], colours: int) -> tuple[list[Channel]
     values = sorted({f["channel"] for f in fields}, key=_natural)
     return [Channel(f"ch{v}" if v.isdigit() else v) for v in values], values
 
+# %% ../../nbs/02_readers/17_tile_pattern.ipynb #7b512ec4
+def _place(
+    sections: dict[int, SectionPlan],
+    files: list[tuple[Path, int, int, int]],
+    refs: list[dict[int, ImageRef]],
+) -> None:
+    """Give each file (file, section, tile, plane) its place; of two at one place the second is noted."""
+    for (file, number, tile, plane), own in zip(files, refs, strict=True):
+        place = sections[number].images.setdefault((tile, plane), {})
+        if own.keys() & place.keys():
+            note = f"{file.name} is not used: there is another file of this tile"
+            sections[number].notes.append(note)
+        else:
+            place.update(own)
+
+# %% ../../nbs/02_readers/17_tile_pattern.ipynb #3d4145ce
+def _refs(
+    files: list[Path], fields: list[dict[str, str]], values: list[str], colours: int
+) -> list[dict[int, ImageRef]]:
+    """Where the pixels of each channel are, file by file."""
+    if colours == 3:
+        return [{i: ImageRef(file, i) for i in range(3)} for file in files]
+    channels = [values.index(own.get("channel", "")) for own in fields]
+    return [{i: ImageRef(file)} for i, file in zip(channels, files, strict=True)]
+
+# %% ../../nbs/02_readers/17_tile_pattern.ipynb #9a303172
+def _empty_sections(
+    numbers: list[int], root: Path, table: pd.DataFrame, step_um: float
+) -> dict[int, SectionPlan]:
+    """Sections from the first to the last, by number; missing ones have no images."""
+    first, last = min(numbers), max(numbers)
+    if last - first > 10_000:
+        raise BadInput("too many sections", file=root, found=last, expected="at most 10,000")
+    span = range(first, last + 1)
+    return {n: SectionPlan(n, table.copy(), {}, (n - 1) * step_um) for n in span}
+
 # %% ../../nbs/02_readers/17_tile_pattern.ipynb #708f8eec
 def plan_pattern(
     source: str | Path,
@@ -184,29 +220,11 @@ def plan_pattern(
     channels, values = _channels(fields, colours)
     pairs, size = _pairs(fields, grid)
     numbers, depths = _numbers(fields, "section"), _numbers(fields, "plane")
-    first, last, top = min(numbers), max(numbers), min(depths)
-    if last - first > 10_000:
-        raise BadInput("too many sections", file=root, found=last, expected="at most 10,000")
-    step = [(n - 1) * section_step_um for n in range(first, last + 1)]
-    sections = {
-        n: SectionPlan(n, _table(size, shape, grid), {}, z)
-        for n, z in zip(range(first, last + 1), step, strict=True)
-    }
-    for file, own, (row, column), number, depth in zip(
-        files, fields, pairs, numbers, depths, strict=True
-    ):
-        section = sections[number]
-        place = section.images.setdefault((row * size[1] + column, depth - top), {})
-        refs = (
-            {i: ImageRef(file, i) for i in range(3)}
-            if colours == 3
-            else {values.index(own.get("channel", "")): ImageRef(file)}
-        )
-        if refs.keys() & place.keys():
-            section.notes.append(f"{file.name} is not used: there is another file of this tile")
-        else:
-            place.update(refs)
-    planes = max(depths) - top + 1
+    sections = _empty_sections(numbers, root, _table(size, shape, grid), section_step_um)
+    tiles = [row * size[1] + column for row, column in pairs]
+    planes = [depth - min(depths) for depth in depths]
+    placed = list(zip(files, numbers, tiles, planes, strict=True))
+    _place(sections, placed, _refs(files, fields, values, colours))
     header = TileHeader(
         kind="tiles",
         channels=channels,
@@ -214,8 +232,8 @@ def plan_pattern(
         tile_shape=shape,
         dtype=dtype,
         grid=size,
-        n_planes=planes,
-        plane_step_um=plane_step_um if planes > 1 else 0.0,
+        n_planes=max(planes) + 1,
+        plane_step_um=plane_step_um if max(planes) else 0.0,
         section_step_um=section_step_um,
         orientation=np.eye(2, dtype=int),
         metadata={"pattern": pattern, "overlap": list(grid.overlap)},
