@@ -1392,6 +1392,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'imaxt_nb/cells/predict.py'),
                                         'imaxt_nb.cells.predict.cellpose_segmenter': ( '08_cells/predict.html#cellpose_segmenter',
                                                                                        'imaxt_nb/cells/predict.py'),
+                                        'imaxt_nb.cells.predict.doubt_of': ('08_cells/predict.html#doubt_of', 'imaxt_nb/cells/predict.py'),
                                         'imaxt_nb.cells.predict.find_nuclei': ( '08_cells/predict.html#find_nuclei',
                                                                                 'imaxt_nb/cells/predict.py'),
                                         'imaxt_nb.cells.predict.instanseg_segmenter': ( '08_cells/predict.html#instanseg_segmenter',

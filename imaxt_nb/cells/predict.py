@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +15,19 @@ from numpy.typing import NDArray
 
 from .augment import TOP, as_input
 from .dataset import to_plane
-from .edges import snap_edges
+from .edges import reach_px, snap_edges
+from .label_pixels import label_medians, nearest_label
 from .object_size import estimate_diameter, magnification, resize
-from .star import VIEWS, Answer, Candidates, candidates, mean_answer, nms, to_labels
+from imaxt_nb.cells.star import (
+    VIEWS,
+    Answer,
+    Candidates,
+    candidates,
+    join,
+    mean_answer,
+    nms,
+    to_labels,
+)
 from ..core.errors import BadInput, unknown_name
 from ..networks.levels import apply_levels, find_levels, noise_sd
 
@@ -27,9 +37,9 @@ if TYPE_CHECKING:
     from imaxt_nb.networks.weights import ModelCard
 
 # %% auto #0
-__all__ = ['NUCLEUS_UM', 'UM_RANGE', 'TILE_PX', 'DEFAULT_VIEWS', 'Segmenter', 'SEGMENTERS', 'NucleiModel', 'nuclei_model',
-           'Nuclei', 'size_limits', 'find_nuclei', 'stardist_segmenter', 'cellpose_segmenter', 'instanseg_segmenter',
-           'segmenter']
+__all__ = ['NUCLEUS_UM', 'UM_RANGE', 'TILE_PX', 'DEFAULT_VIEWS', 'LEAST_COVER', 'LARGEST_SHARE', 'LEAST_STEP', 'Segmenter',
+           'SEGMENTERS', 'NucleiModel', 'nuclei_model', 'Nuclei', 'size_limits', 'find_nuclei', 'doubt_of',
+           'stardist_segmenter', 'cellpose_segmenter', 'instanseg_segmenter', 'segmenter']
 
 # %% ../../nbs/08_cells/17_predict.ipynb #cef565fe
 NUCLEUS_UM = 9.0  # diameter of a typical nucleus, where only the pixel size is known
@@ -100,11 +110,12 @@ def nuclei_model(
 # %% ../../nbs/08_cells/17_predict.ipynb #a945781d
 @dataclass(frozen=True)
 class Nuclei:
-    """Labels (y, x) int32, the polygons that they come from (row k - 1 is label k), and the diameter, px (NaN: none found)."""
+    """Labels (y, x) int32, the polygons that they come from (row k - 1 is label k), the diameter, px (NaN: none found), and why they may be none, in words."""
 
     labels: NDArray[np.int32]
     found: Candidates
     diameter_px: float
+    doubt: str = ""
 
 
 def size_limits(pixel_um: float | None) -> tuple[float, float]:
@@ -137,13 +148,13 @@ def find_nuclei(
     if levels.any() and not diameter_px:
         d, _ = estimate_diameter(levels, model.detect, limits)
     if not np.isfinite(d) or not levels.any():
-        none = Candidates(np.zeros((0, 2), "f4"), np.zeros(0, "f4"), np.zeros((0, 32), "f4"))
-        return Nuclei(np.zeros(plane.shape, np.int32), none, d)
+        return Nuclei(np.zeros(plane.shape, np.int32), join([]), d, "no nuclei")
     small = resize(levels, magnification(d))
     scale = float(np.sqrt(plane.size / small.size))
     found = model.detect_in_views(as_input(small)).scaled(scale)
     labels = snap_edges(plane, to_labels(found, plane.shape), d, noise_sd(plane))
-    return _with_pixels(found, labels, d)
+    nuclei = _with_pixels(found, labels, d)
+    return replace(nuclei, doubt=doubt_of(plane, nuclei.labels, d, estimated=not diameter_px))
 
 
 def _with_pixels(found: Candidates, labels: NDArray[np.int32], diameter_px: float) -> Nuclei:
@@ -152,6 +163,32 @@ def _with_pixels(found: Candidates, labels: NDArray[np.int32], diameter_px: floa
     seen[0] = False
     new = np.cumsum(seen) * seen
     return Nuclei(new[labels].astype(np.int32), found[seen[1 : len(found) + 1]], diameter_px)
+
+# %% ../../nbs/08_cells/17_predict.ipynb #66d797e8
+LEAST_COVER, LARGEST_SHARE, LEAST_STEP = 0.005, 1 / 3, 2.0
+
+
+def doubt_of(
+    plane: NDArray[Any], labels: NDArray[np.int32], diameter_px: float, estimated: bool = True
+) -> str:
+    """Why the labels of an image may be no nuclei, in words; empty where nothing speaks against them. estimated : whether the diameter came from the image alone."""
+    n, bright, said = int(labels.max(initial=0)), np.asarray(plane, np.float32), []
+    if not n:
+        return "no nuclei"
+    if estimated and diameter_px > LARGEST_SHARE * min(labels.shape):
+        said.append("as large as a third of the image: haze?")
+    if estimated and np.count_nonzero(labels) < LEAST_COVER * labels.size:
+        said.append(
+            f"they cover {np.count_nonzero(labels) / labels.size:.1%} of the image: debris?"
+        )
+    owner, _ = nearest_label(labels, reach_px(diameter_px))
+    around = label_medians(bright, np.where(labels == 0, owner, 0), n)
+    step, noise = label_medians(bright, labels, n) - around, noise_sd(bright)
+    if np.isfinite(step).any() and np.nanmedian(step) < LEAST_STEP * noise:
+        said.append(
+            f"they rise {np.nanmedian(step) / noise:.1f} times the noise above what is around: haze?"
+        )
+    return "; ".join(said)
 
 # %% ../../nbs/08_cells/17_predict.ipynb #13a883b7
 Segmenter = Callable[[NDArray[Any]], NDArray[np.integer[Any]]]

@@ -67,6 +67,8 @@ def predict_nuclei(
         click.echo(
             f"{r.name}: {text}" + (f" ({r.note})" if r.note else ""), err=r.status == "failed"
         )
+        if r.doubt:
+            click.echo(f"warning: {r.name}: {r.doubt}", err=True)
 
     found = predict_folder(
         images,
@@ -77,5 +79,7 @@ def predict_nuclei(
         report=say,
     )
     failed = sum(r.status == "failed" for r in found)
-    click.echo(f"{len(found)} images, {sum(r.n for r in found)} nuclei, {failed} failed: {out}")
+    click.echo(
+        f"{len(found)} images, {sum(r.n for r in found)} nuclei, {failed} failed, {sum(bool(r.doubt) for r in found)} in doubt: {out}"
+    )
     return EXIT_OK if not failed else EXIT_FAILED if failed < len(found) else EXIT_BAD_INPUT
