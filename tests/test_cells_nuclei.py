@@ -17,7 +17,7 @@ import tifffile
 from pipeline import imaxt
 
 from imaxt_nb.cells.dataset import Labelled, clean_labels, read_dataset
-from imaxt_nb.cells.predict import find_nuclei, nuclei_model, segmenter
+from imaxt_nb.cells.predict import doubt_of, find_nuclei, nuclei_model, segmenter
 from imaxt_nb.cells.predict_folder import predict_folder
 from imaxt_nb.cells.score import score
 from imaxt_nb.cells.sources import assign_splits, find_groups
@@ -103,6 +103,32 @@ def test_haze_debris_and_fibres_hold_hardly_any() -> None:
     model = nuclei_model()
     fields = [empty_field(np.random.default_rng(seed), (200, 200)) for seed in range(6)]
     assert sum(find_nuclei(f, model, diameter_px=22).labels.max() for f in fields) <= 2
+
+
+def test_images_without_nuclei_are_in_doubt(field: Labelled) -> None:
+    model, (y, x) = nuclei_model(), np.mgrid[-100:100, -100:100]
+    noise = np.random.default_rng(3).normal(0, 1, (200, 200))
+    assert find_nuclei(noise, model).doubt == "no nuclei"
+    haze = find_nuclei(30 * np.exp(-(y * y + x * x) / 5000) + noise, model)
+    assert haze.labels.max() and "third of the image" in haze.doubt
+    few = np.zeros((200, 200), np.int32)
+    few[20:30, 20:30] = 1
+    assert doubt_of(noise, few, 10, estimated=False) == doubt_of(noise, few, 10).split("; ")[1]
+    assert "0.2% of the image" in doubt_of(noise, few, 10) and "noise" in doubt_of(noise, few, 10)
+    assert not find_nuclei(field.image, model).doubt
+
+
+@pytest.mark.parametrize("views", [2, 8])
+def test_the_mean_of_views_sees_the_same_nuclei(field: Labelled, views: int) -> None:
+    """Turned by any view, an image has turned nuclei when all eight are averaged; fewer are close."""
+    model = nuclei_model(views=views)
+    image = field.image[:131, :150]
+    found = find_nuclei(image, model, diameter_px=22).labels  # 22 px: not scaled
+    assert f1(field.labels[:131, :150], found) > 0.75
+    turned = find_nuclei(image[::-1].T, model, diameter_px=22).labels.T[::-1]
+    assert f1(found, turned) > (0.98 if views == 8 else 0.95)
+    with pytest.raises(BadInput, match="1 to 8"):
+        nuclei_model(views=0)
 
 
 def test_constant_images_and_nan(field: Labelled) -> None:

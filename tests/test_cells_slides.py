@@ -116,14 +116,36 @@ def test_the_shipped_network_gives_the_same_labels_for_any_tiles(
     plane = SlidePlane((image,), None, 1.0, top=3.0)
     plane = replace(plane, levels=slide_levels(plane), zoom=zoom)
     network, made, edges = star_network("nuclei"), {}, find_edges(plane, 22 / zoom)
-    for tile in (512, 1024, 2048):
-        found, failed = propose(network, plane, str(tmp_path / str(tile)), tile)
+    for tile, tall in ((512, 1), (512, 8), (1024, 8), (2048, 8)):  # squares, and bands
+        way = replace(network, tall=tall)
+        found, failed = propose(way, plane, str(tmp_path / f"{tile}_{tall}"), tile)
         stars = decide(found, network.overlap, zoom)
-        made[tile] = label_array(stars, shape, edges, tile // 2).compute()
-        assert not failed
+        labels = label_array(stars, shape, edges, tile // 2).compute()
+        assert not failed and np.array_equal(labels, made.setdefault(tile, labels))
     assert np.array_equal(made[512], made[2048]) and np.array_equal(made[1024], made[2048])
     assert made[512].max() > 300
     assert not np.array_equal(made[512], label_array(stars, shape).compute())  # they were snapped
+
+
+def test_a_band_skips_what_does_not_exist(tmp_path: Path) -> None:
+    image = picture(discs((3300, 260), 36, 10, seed=3), 3)[0, 0]
+    trust = np.ones(image.shape, np.float32)
+    trust[900:2200] = 0
+    plane, seen = SlidePlane((image,), trust, 1.0, top=3.0), []
+    plane = replace(plane, levels=slide_levels(plane))
+
+    def noted(scaled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        seen.append(len(scaled))
+        return find_discs(scaled)
+
+    found, _ = propose(
+        replace(DISCS, predict=OfWhole(noted), tall=20), plane, str(tmp_path / "a"), 256
+    )
+    alone, _ = propose(DISCS, plane, str(tmp_path / "b"), 512)
+    assert sorted(seen) == [1024 + 96] * 2 + [3300 - 2048 + 96] * 2  # blocks of 1024 rows, and their halo
+    order, other = (np.lexsort(f.points.T) for f in (found, alone))
+    assert np.array_equal(found.points[order], alone.points[other]) and len(found) > 100
+    assert not ((found.points[:, 0] >= 900) & (found.points[:, 0] < 2200)).any()
 
 
 def test_a_slide_that_is_an_image_has_the_labels_of_predict(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +15,19 @@ from numpy.typing import NDArray
 
 from .augment import TOP, as_input
 from .dataset import to_plane
-from .edges import snap_edges
+from .edges import reach_px, snap_edges
+from .label_pixels import label_medians, nearest_label
 from .object_size import estimate_diameter, magnification, resize
-from .star import Candidates, candidates, nms, to_labels
+from imaxt_nb.cells.star import (
+    VIEWS,
+    Answer,
+    Candidates,
+    candidates,
+    join,
+    mean_answer,
+    nms,
+    to_labels,
+)
 from ..core.errors import BadInput, unknown_name
 from ..networks.levels import apply_levels, find_levels, noise_sd
 
@@ -27,41 +37,64 @@ if TYPE_CHECKING:
     from imaxt_nb.networks.weights import ModelCard
 
 # %% auto #0
-__all__ = ['NUCLEUS_UM', 'UM_RANGE', 'TILE_PX', 'Segmenter', 'SEGMENTERS', 'NucleiModel', 'nuclei_model', 'Nuclei', 'size_limits',
-           'find_nuclei', 'stardist_segmenter', 'cellpose_segmenter', 'instanseg_segmenter', 'segmenter']
+__all__ = ['NUCLEUS_UM', 'UM_RANGE', 'TILE_PX', 'DEFAULT_VIEWS', 'LEAST_COVER', 'LARGEST_SHARE', 'LEAST_STEP', 'Segmenter',
+           'SEGMENTERS', 'NucleiModel', 'nuclei_model', 'Nuclei', 'size_limits', 'find_nuclei', 'doubt_of',
+           'stardist_segmenter', 'cellpose_segmenter', 'instanseg_segmenter', 'segmenter']
 
 # %% ../../nbs/08_cells/17_predict.ipynb #cef565fe
 NUCLEUS_UM = 9.0  # diameter of a typical nucleus, where only the pixel size is known
 UM_RANGE = 2.5  # nuclei may be this factor smaller or larger than typical
 TILE_PX = 1024
+DEFAULT_VIEWS = (
+    2  # of `imaxt predict nuclei`: validation images' F1 rises by 0.01, four or eight add nothing
+)
 
 
 @dataclass(frozen=True)
 class NucleiModel:
-    """A network with what it needs: thresholds of probability and overlap."""
+    """A network with what it needs: thresholds of probability and overlap; how many views of an image are averaged, and the threshold of their mean."""
 
     network: keras.Model
     card: ModelCard
     prob: float
     overlap: float
+    views: int = 1
+    prob_of_views: float = 0.5
 
-    def detect(self, scaled: NDArray[np.float32]) -> Candidates:
-        """Suppressed candidates of an input (y, x, 2), in its pixels; large inputs go in tiles."""
+    def answer(self, scaled: NDArray[np.float32]) -> Answer:
+        """prob and dist of an input (y, x, 2); large inputs go in tiles."""
         from imaxt_nb.networks.tiles import predict_tiles
 
         config = self.card.config
         out = predict_tiles(
             self.network, lambda box: scaled[box], scaled.shape[:2], config, TILE_PX
         )
-        return nms(candidates(out["prob"], out["dist"], self.prob, config.grid), self.overlap)
+        return out["prob"][..., 0], out["dist"]
+
+    def detect(self, scaled: NDArray[np.float32]) -> Candidates:
+        """Suppressed candidates of an input (y, x, 2), in its pixels, from one view."""
+        found = candidates(*self.answer(scaled), self.prob, self.card.config.grid)
+        return nms(found, self.overlap)
+
+    def detect_in_views(self, scaled: NDArray[np.float32]) -> Candidates:
+        """The same from all views."""
+        if self.views == 1:
+            return self.detect(scaled)
+        grid = self.card.config.grid
+        answer = mean_answer(self.answer, scaled, self.views, grid)
+        return nms(candidates(*answer, self.prob_of_views, grid), self.overlap)
 
 
 def nuclei_model(
     name_or_folder: str | os.PathLike[str] = "nuclei",
     prob: float | None = None,
     overlap: float | None = None,
+    views: int = 1,
 ) -> NucleiModel:
-    """A shipped model or one of a folder, with its card's thresholds unless others are given."""
+    """A shipped model or one of a folder, with its card's thresholds unless others are given.
+
+    views : of an image, 1 to 8, that answers are averaged over (`cells.star`): each costs another pass of the network.
+    """
     from imaxt_nb.networks.weights import load_model
 
     network, card = load_model(name_or_folder)
@@ -69,16 +102,20 @@ def nuclei_model(
         raise BadInput("not a model of nuclei", found=card.name, expected="outputs prob and dist")
     p = card.thresholds.get("prob", 0.5) if prob is None else prob
     o = card.thresholds.get("overlap", 0.4) if overlap is None else overlap
-    return NucleiModel(network, card, float(p), float(o))
+    if not 1 <= views <= len(VIEWS):
+        raise BadInput("views", found=views, expected=f"1 to {len(VIEWS)}")
+    mean = card.thresholds.get("prob_of_views", p) if prob is None else prob
+    return NucleiModel(network, card, float(p), float(o), views, float(mean))
 
 # %% ../../nbs/08_cells/17_predict.ipynb #a945781d
 @dataclass(frozen=True)
 class Nuclei:
-    """Labels (y, x) int32, the polygons that they come from (row k - 1 is label k), and the diameter, px (NaN: none found)."""
+    """Labels (y, x) int32, the polygons that they come from (row k - 1 is label k), the diameter, px (NaN: none found), and why they may be none, in words."""
 
     labels: NDArray[np.int32]
     found: Candidates
     diameter_px: float
+    doubt: str = ""
 
 
 def size_limits(pixel_um: float | None) -> tuple[float, float]:
@@ -111,13 +148,13 @@ def find_nuclei(
     if levels.any() and not diameter_px:
         d, _ = estimate_diameter(levels, model.detect, limits)
     if not np.isfinite(d) or not levels.any():
-        none = Candidates(np.zeros((0, 2), "f4"), np.zeros(0, "f4"), np.zeros((0, 32), "f4"))
-        return Nuclei(np.zeros(plane.shape, np.int32), none, d)
+        return Nuclei(np.zeros(plane.shape, np.int32), join([]), d, "no nuclei")
     small = resize(levels, magnification(d))
     scale = float(np.sqrt(plane.size / small.size))
-    found = model.detect(as_input(small)).scaled(scale)
+    found = model.detect_in_views(as_input(small)).scaled(scale)
     labels = snap_edges(plane, to_labels(found, plane.shape), d, noise_sd(plane))
-    return _with_pixels(found, labels, d)
+    nuclei = _with_pixels(found, labels, d)
+    return replace(nuclei, doubt=doubt_of(plane, nuclei.labels, d, estimated=not diameter_px))
 
 
 def _with_pixels(found: Candidates, labels: NDArray[np.int32], diameter_px: float) -> Nuclei:
@@ -126,6 +163,32 @@ def _with_pixels(found: Candidates, labels: NDArray[np.int32], diameter_px: floa
     seen[0] = False
     new = np.cumsum(seen) * seen
     return Nuclei(new[labels].astype(np.int32), found[seen[1 : len(found) + 1]], diameter_px)
+
+# %% ../../nbs/08_cells/17_predict.ipynb #66d797e8
+LEAST_COVER, LARGEST_SHARE, LEAST_STEP = 0.005, 1 / 3, 2.0
+
+
+def doubt_of(
+    plane: NDArray[Any], labels: NDArray[np.int32], diameter_px: float, estimated: bool = True
+) -> str:
+    """Why the labels of an image may be no nuclei, in words; empty where nothing speaks against them. estimated : whether the diameter came from the image alone."""
+    n, bright, said = int(labels.max(initial=0)), np.asarray(plane, np.float32), []
+    if not n:
+        return "no nuclei"
+    if estimated and diameter_px > LARGEST_SHARE * min(labels.shape):
+        said.append("as large as a third of the image: haze?")
+    if estimated and np.count_nonzero(labels) < LEAST_COVER * labels.size:
+        said.append(
+            f"they cover {np.count_nonzero(labels) / labels.size:.1%} of the image: debris?"
+        )
+    owner, _ = nearest_label(labels, reach_px(diameter_px))
+    around = label_medians(bright, np.where(labels == 0, owner, 0), n)
+    step, noise = label_medians(bright, labels, n) - around, noise_sd(bright)
+    if np.isfinite(step).any() and np.nanmedian(step) < LEAST_STEP * noise:
+        said.append(
+            f"they rise {np.nanmedian(step) / noise:.1f} times the noise above what is around: haze?"
+        )
+    return "; ".join(said)
 
 # %% ../../nbs/08_cells/17_predict.ipynb #13a883b7
 Segmenter = Callable[[NDArray[Any]], NDArray[np.integer[Any]]]
@@ -151,8 +214,8 @@ def _seen(image: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def stardist_segmenter(**how: Any) -> Segmenter:
-    """The shipped network; `how`: model, diameter_px, pixel_um."""
-    model = nuclei_model(how.pop("model", "nuclei"))
+    """The shipped network; `how`: model, views, diameter_px, pixel_um."""
+    model = nuclei_model(how.pop("model", "nuclei"), views=how.pop("views", DEFAULT_VIEWS))
     return lambda image: find_nuclei(image, model, **how).labels
 
 # %% ../../nbs/08_cells/17_predict.ipynb #f56f2d75

@@ -24,13 +24,14 @@ __all__ = ['Predicted', 'find_images', 'predict_folder']
 # %% ../../nbs/08_cells/26_predict_folder.ipynb #1433daa8
 @dataclass(frozen=True)
 class Predicted:
-    """What became of an image: `status` is done, kept (labels were there) or failed; `note` says more."""
+    """What became of an image: `status` is done, kept (labels were there) or failed; `note` says more, `doubt` why its nuclei may be none."""
 
     name: str
     status: str
     n: int = 0
     diameter_px: float = float("nan")
     note: str = ""
+    doubt: str = ""
 
 
 def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
@@ -57,10 +58,8 @@ def _predict_one(file: Path, target: Path, model: NucleiModel, **size: Any) -> P
     with staged(target) as draft:
         tifffile.imwrite(draft, found.labels.astype(np.uint32), compression="zlib")
     notes = [] if image.ndim == 2 or 1 in image.shape else ["colours taken as luminance"]
-    if not found.labels.any():
-        notes.append("no nuclei")
     n = int(found.labels.max())
-    return Predicted(file.name, "done", n, found.diameter_px, "; ".join(notes))
+    return Predicted(file.name, "done", n, found.diameter_px, "; ".join(notes), found.doubt)
 
 # %% ../../nbs/08_cells/26_predict_folder.ipynb #441c1c14
 def predict_folder(

@@ -21,18 +21,20 @@ from .star import MIN_DIST, Candidates, candidates, join
 from ..core.errors import ImaxtError
 from ..core.progress import track
 from ..networks.parts import predict_part, predict_peaks
-from ..networks.tiles import Box, core_in_read, tile_boxes
+from ..networks.tiles import Box, core_in_read, tile_cores, with_halo
 from ..networks.unet import UNetConfig
 from ..networks.weights import load_card, load_model
 from ..sample.places import join as join_path
 from ..sample.places import names_in
 
 # %% auto #0
-__all__ = ['Answer', 'SMALLEST_TILE', 'TILE_PX', 'Predicts', 'StarNetwork', 'aligned_halo_px', 'ByName', 'OfWhole',
-           'star_network', 'tile_candidates', 'careful_candidates', 'propose']
+__all__ = ['Answer', 'LevelRows', 'TALL', 'READ_ROWS', 'SMALLEST_TILE', 'TILE_PX', 'Predicts', 'StarNetwork', 'aligned_halo_px',
+           'ByName', 'OfWhole', 'star_network', 'rows_of', 'existing', 'tile_candidates', 'careful_candidates',
+           'propose']
 
 # %% ../../nbs/08_cells/31_slide_tiles.ipynb #9a318587
 Answer = tuple[NDArray[np.float32], NDArray[np.float32]]
+LevelRows = Callable[[int, int], NDArray[np.float32]]
 
 
 class Predicts(Protocol):
@@ -41,8 +43,10 @@ class Predicts(Protocol):
     def __call__(self, seen: NDArray[np.float32], part: Box) -> Answer:
         """prob (y/grid, x/grid) and dist (y/grid, x/grid, rays) of the part of an input (y, x, 2)."""
 
-    def peaks(self, levels: NDArray[np.float32], part: Box, threshold: float) -> Candidates:
-        """Candidates in the part of levels (y, x), in their pixels, with prob >= threshold: the highest of 3 x 3 at the grid."""
+    def peaks(
+        self, rows: LevelRows, shape: tuple[int, int], part: Box, threshold: float
+    ) -> Candidates:
+        """Candidates in the part of levels `shape` (y, x), of which rows(a, b) reads some, in their pixels, with prob >= threshold: the highest of 3 x 3 at the grid."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class StarNetwork:
 
     multiple, halo_px : alignment and overlap of tiles. object_px : diameter of the nuclei that it knows.
     threshold : of prob. overlap : of polygons, above which the less probable is dropped. mark : tells networks apart.
+    tall : height of a tile in its widths; more than 1 for networks whose memory the height does not cost.
     """
 
     predict: Predicts
@@ -62,6 +67,7 @@ class StarNetwork:
     overlap: float = 0.4
     top: float = TOP
     mark: str = ""
+    tall: int = 1
 
 
 def aligned_halo_px(config: UNetConfig) -> int:
@@ -87,12 +93,14 @@ class ByName:
         out = predict_part(model, seen, card.config, part)
         return out["prob"][..., 0], out["dist"]
 
-    def peaks(self, levels: NDArray[np.float32], part: Box, threshold: float) -> Candidates:
+    def peaks(
+        self, rows: LevelRows, shape: tuple[int, int], part: Box, threshold: float
+    ) -> Candidates:
         """See `Predicts`."""
         model, card = load_model(self.name)
-        size, grid = (levels.shape[0], levels.shape[1]), card.config.grid
+        grid = card.config.grid
         at, found = predict_peaks(
-            model, lambda a, b: as_input(levels[a:b]), size, card.config, part, threshold
+            model, lambda a, b: as_input(rows(a, b)), shape, card.config, part, threshold
         )
         dist = np.maximum(found["dist"], MIN_DIST)
         return Candidates((at * grid).astype(np.float32), found["prob"][:, 0], dist)
@@ -110,14 +118,19 @@ class OfWhole:
         cut = tuple(slice(s.start // self.grid, -(-s.stop // self.grid)) for s in part)
         return prob[cut], dist[cut]
 
-    def peaks(self, levels: NDArray[np.float32], part: Box, threshold: float) -> Candidates:
+    def peaks(
+        self, rows: LevelRows, shape: tuple[int, int], part: Box, threshold: float
+    ) -> Candidates:
         """See `Predicts`."""
         from scipy.ndimage import maximum_filter
 
-        prob, dist = self(as_input(levels), part)
+        prob, dist = self(as_input(rows(0, shape[0])), part)
         highest = prob >= maximum_filter(prob, 3, mode="nearest")
         found = candidates(np.where(highest, prob, 0), dist, threshold, self.grid)
         return found.moved((part[0].start, part[1].start))
+
+
+TALL = 8  # 8 x 1680 rows: half a minute of one core is lost when a run is killed
 
 
 def star_network(name: str = "nuclei") -> StarNetwork:
@@ -127,22 +140,65 @@ def star_network(name: str = "nuclei") -> StarNetwork:
     return StarNetwork(
         ByName(name), config.grid, config.multiple, aligned_halo_px(config), card.object_px or MODEL_PX,
         t.get("prob", 0.5), t.get("overlap", 0.4), mark=f"{card.name} {card.version} {card.sha256}",
+        tall=TALL,
     )  # fmt: skip
 
 # %% ../../nbs/08_cells/31_slide_tiles.ipynb #8b9b2eb8
+READ_ROWS = 1024  # of a band at a time
+
+
+def rows_of(plane: SlidePlane, read: Box) -> LevelRows:
+    """Rows of a part of a slide, in the order of reading: pixels are read once, the last two blocks are kept."""
+    start, stop = read[0].start, read[0].stop
+    kept: dict[int, NDArray[np.float32]] = {}
+
+    def block(k: int) -> NDArray[np.float32]:
+        if k not in kept:
+            if len(kept) > 1:
+                del kept[min(kept)]
+            low, high = max(k * READ_ROWS, start), min((k + 1) * READ_ROWS, stop)
+            kept[k] = plane.read((slice(low, high), read[1]))
+        return kept[k]
+
+    def rows(a: int, b: int) -> NDArray[np.float32]:
+        a, b, parts = a + start, b + start, []
+        for k in range(a // READ_ROWS, -(-b // READ_ROWS)):
+            first = max(k * READ_ROWS, start)
+            parts.append(block(k)[max(a - first, 0) : b - first])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    return rows
+
+
+def existing(plane: SlidePlane, core: Box) -> list[Box]:
+    """The parts of a core, one under another, in which there is anything of the slide."""
+    rows, columns, found = core[0], core[1], list[Box]()
+    for a in range(rows.start, rows.stop, READ_ROWS):
+        part = slice(a, min(a + READ_ROWS, rows.stop))
+        if not plane.exists((part, columns)):
+            continue
+        if found and found[-1][0].stop == a:
+            part = slice(found.pop()[0].start, part.stop)
+        found.append((part, columns))
+    return found
+
+# %% ../../nbs/08_cells/31_slide_tiles.ipynb #9da21efa
 _one_at_a_time = (
     threading.Lock()
 )  # the network uses all cores by itself, and its memory is a worker's largest
 
 
-def tile_candidates(network: StarNetwork, plane: SlidePlane, core: Box, read: Box) -> Candidates:
+def tile_candidates(network: StarNetwork, plane: SlidePlane, core: Box) -> Candidates:
     """What the network proposes in a tile's core, in pixels of the scaled slide."""
-    if not plane.exists(core):
-        return join([])
+    return join([_candidates(network, plane, part) for part in existing(plane, core)])
+
+
+def _candidates(network: StarNetwork, plane: SlidePlane, core: Box) -> Candidates:
+    read, g = with_halo(core, network.halo_px, plane.shape), network.grid
+    inside, shape = core_in_read(core, read), (read[0].stop - read[0].start, read[1].stop - read[1].start)  # fmt: skip
+    part = tuple(slice(max(s.start - g, 0), min(s.stop + g, n)) for s, n in zip(inside, shape, strict=True))  # fmt: skip
     with _one_at_a_time:
-        levels, g, inside = plane.read(read), network.grid, core_in_read(core, read)
-        part = tuple(slice(max(s.start - g, 0), min(s.stop + g, n)) for s, n in zip(inside, levels.shape, strict=True))  # fmt: skip
-        found = network.predict.peaks(levels, (part[0], part[1]), network.threshold)
+        found = network.predict.peaks(rows_of(plane, read), shape, (part[0], part[1]), network.threshold)  # fmt: skip
     # a pixel more on each side was asked for: which of two neighbours is the peak
     y, x = (found.points[:, d].astype(int) for d in (0, 1))
     rows, columns = inside
@@ -158,28 +214,25 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError"
 
 
-def careful_candidates(network: StarNetwork, plane: SlidePlane, core: Box, read: Box) -> Candidates:
+def careful_candidates(network: StarNetwork, plane: SlidePlane, core: Box) -> Candidates:
     """`tile_candidates`, by quarters where the memory is too small for the whole."""
     try:
-        return tile_candidates(network, plane, core, read)
+        return tile_candidates(network, plane, core)
     except Exception as e:
         sides = [s.stop - s.start for s in core]
         if not _out_of_memory(e) or max(sides) <= SMALLEST_TILE:
             raise
-    parts = _quarters(core, network, plane.shape)
-    return join([careful_candidates(network, plane, *b) for b in parts])
+    return join([careful_candidates(network, plane, b) for b in _quarters(core, network.multiple)])
 
 
-def _quarters(core: Box, network: StarNetwork, shape: tuple[int, int]) -> list[tuple[Box, Box]]:
-    """A core in up to four, aligned, with their reads."""
-    side = max(s.stop - s.start for s in core)
-    half = -(-side // (2 * network.multiple)) * network.multiple
+def _quarters(core: Box, multiple: int) -> list[Box]:
+    """A core in up to four, aligned."""
     ways = []
-    for s, n in zip(core, shape, strict=True):
-        cuts = [slice(a, min(a + half, s.stop)) for a in range(s.start, s.stop, half)]
-        halo = network.halo_px
-        ways.append([(c, slice(max(c.start - halo, 0), min(c.stop + halo, n))) for c in cuts])
-    return [((r, c), (rr, cc)) for r, rr in ways[0] for c, cc in ways[1]]
+    for s in core:
+        side = s.stop - s.start
+        half = -(-side // (2 * multiple)) * multiple if side > SMALLEST_TILE else side
+        ways.append([slice(a, min(a + half, s.stop)) for a in range(s.start, s.stop, half)])
+    return [(r, c) for r in ways[0] for c in ways[1]]
 
 # %% ../../nbs/08_cells/31_slide_tiles.ipynb #904a4934
 TILE_PX = 1680
@@ -204,10 +257,10 @@ def _load(place: str) -> Candidates:
         return Candidates(a["points"], a["prob"], a["dist"])
 
 
-def _do_tile(network: StarNetwork, plane: SlidePlane, core: Box, read: Box, place: str) -> str:
+def _do_tile(network: StarNetwork, plane: SlidePlane, core: Box, place: str) -> str:
     """Propose and commit; what went wrong, in words."""
     try:
-        _save(place, careful_candidates(network, plane, core, read))
+        _save(place, careful_candidates(network, plane, core))
         return ""
     except Exception as e:
         return f"{type(e).__name__}: {e}"
@@ -226,15 +279,15 @@ def propose(
 
     fs, path = fsspec.core.url_to_fs(folder)
     fs.makedirs(path, exist_ok=True)
-    boxes = tile_boxes(plane.shape, tile_px, network.halo_px, network.multiple)
+    boxes = tile_cores(plane.shape, (network.tall * tile_px, tile_px), network.multiple)
     there = set(names_in(folder))
-    todo = [b for b in boxes if _file("", b[0]).strip("/") not in there]
+    todo = [b for b in boxes if _file("", b).strip("/") not in there]
     task, failed = dask.delayed(_do_tile, pure=False), []
     shared = dask.delayed(network, traverse=False), dask.delayed(plane, traverse=False)
     batches = [todo[i : i + _BATCH] for i in range(0, len(todo), _BATCH)]
     for batch in track(batches, "tiles of the slide"):
-        texts = dask.compute(*[task(*shared, *b, _file(folder, b[0])) for b in batch])
-        failed += [_named(b[0], t) for b, t in zip(batch, texts, strict=True) if t]
+        texts = dask.compute(*[task(*shared, b, _file(folder, b)) for b in batch])
+        failed += [_named(b, t) for b, t in zip(batch, texts, strict=True) if t]
     for text in failed:
         warn(text)
     if boxes and len(failed) == len(boxes):

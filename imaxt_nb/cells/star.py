@@ -5,6 +5,7 @@
 # %% ../../nbs/08_cells/12_star.ipynb #74a323b8
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,8 @@ from ..core.errors import BadInput
 from ..networks.unet import quiet_tensorflow
 
 # %% auto #0
-__all__ = ['RAYS', 'GRID', 'MIN_DIST', 'star_targets', 'Candidates', 'join', 'candidates', 'nms', 'outlines_of', 'to_labels']
+__all__ = ['RAYS', 'GRID', 'MIN_DIST', 'View', 'VIEWS', 'Answer', 'star_targets', 'Candidates', 'join', 'candidates', 'nms',
+           'outlines_of', 'to_labels', 'seen_in', 'turned_back', 'mean_answer']
 
 # %% ../../nbs/08_cells/12_star.ipynb #c4561d20
 RAYS = 32
@@ -133,3 +135,52 @@ def to_labels(found: Candidates, shape_yx: tuple[int, int]) -> NDArray[np.int32]
         return np.zeros(shape_yx, np.int32)
     labels = polygons_to_label(found.dist, found.points, shape_yx, prob=found.prob)
     return np.asarray(labels, np.int32)
+
+# %% ../../nbs/08_cells/12_star.ipynb #5835fac9
+View = tuple[bool, bool, bool]  # transposed; then rows, columns from behind
+VIEWS: tuple[View, ...] = (
+    (False, False, False), (False, True, True), (False, False, True), (False, True, False),
+    (True, False, False), (True, True, True), (True, False, True), (True, True, False),
+)  # fmt: skip
+Answer = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
+def seen_in(view: View, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """An image (y, x, c) in a view."""
+    across, up, left = view
+    x = image.transpose(1, 0, 2) if across else image
+    return np.ascontiguousarray(x[:: -1 if up else 1, :: -1 if left else 1])
+
+
+def turned_back(view: View, prob: NDArray[np.float32], dist: NDArray[np.float32]) -> Answer:
+    """The answer to the image, prob (y, x) and dist (y, x, rays), from that to its view."""
+    across, up, left = view
+    rays, way = dist.shape[-1], (slice(None, None, -1 if up else 1), slice(None, None, -1 if left else 1))  # fmt: skip
+    k = np.arange(rays)
+    k = rays // 4 - k if across else k
+    k = -k if up else k
+    k = rays // 2 - k if left else k
+    p, d = prob[way], dist[way][..., k % rays]
+    return (p.T, d.transpose(1, 0, 2)) if across else (p, d)
+
+
+def mean_answer(
+    answer: Callable[[NDArray[np.float32]], Answer], image: NDArray[np.float32], views: int, grid: int = GRID
+) -> Answer:  # fmt: skip
+    """prob (y/grid, x/grid) and dist (y/grid, x/grid, rays) of an image (y, x, c), the mean over its first `views` views.
+
+    Raises `BadInput` for another number of views than 1 to 8.
+    """
+    if not 1 <= views <= len(VIEWS):
+        raise BadInput("views", found=views, expected=f"1 to {len(VIEWS)}")
+    if views == 1:
+        return answer(image)
+    rows, columns = (-(-n // grid) for n in image.shape[:2])
+    pad = [(0, (1 - n) % grid) for n in image.shape[:2]]  # points of the grid stay points
+    whole = np.pad(image, [*pad, (0, 0)], mode="edge")
+    prob, dist = np.float32(0), np.float32(0)
+    for view in VIEWS[:views]:
+        p, d = turned_back(view, *answer(seen_in(view, whole)))
+        prob, dist = prob + p, dist + p[..., None] * d
+    dist = dist / np.maximum(prob, np.float32(1e-6))[..., None]
+    return (prob / np.float32(views))[:rows, :columns], dist[:rows, :columns]

@@ -37,6 +37,8 @@ def predict() -> None:
     help="A shipped model or a folder with weights and card.",
 )
 @click.option("--prob", type=float, help="Least probability of a nucleus [default: the model's].")
+@click.option("--views", type=click.IntRange(1, 8), default=2, show_default=True,
+              help="Turned and flipped views of an image that answers are averaged over; 1 is fastest.")  # fmt: skip
 def predict_nuclei(
     images: tuple[Path, ...],
     out: Path,
@@ -44,6 +46,7 @@ def predict_nuclei(
     diameter_px: float | None,
     model: str,
     prob: float | None,
+    views: int,
 ) -> int:
     """Nuclei of fluorescence IMAGES (files or folders: TIFF, PNG, JPEG; one plane or RGB).
 
@@ -64,15 +67,19 @@ def predict_nuclei(
         click.echo(
             f"{r.name}: {text}" + (f" ({r.note})" if r.note else ""), err=r.status == "failed"
         )
+        if r.doubt:
+            click.echo(f"warning: {r.name}: {r.doubt}", err=True)
 
     found = predict_folder(
         images,
         out,
-        nuclei_model(model, prob),
+        nuclei_model(model, prob, views=views),
         diameter_px=diameter_px,
         pixel_um=pixel_um,
         report=say,
     )
     failed = sum(r.status == "failed" for r in found)
-    click.echo(f"{len(found)} images, {sum(r.n for r in found)} nuclei, {failed} failed: {out}")
+    click.echo(
+        f"{len(found)} images, {sum(r.n for r in found)} nuclei, {failed} failed, {sum(bool(r.doubt) for r in found)} in doubt: {out}"
+    )
     return EXIT_OK if not failed else EXIT_FAILED if failed < len(found) else EXIT_BAD_INPUT

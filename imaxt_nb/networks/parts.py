@@ -80,8 +80,8 @@ class Rows:
 
 # %% ../../nbs/04_networks/06_parts.ipynb #081a2b40
 ROWS, LOW_ROWS = (
-    64,
-    24,
+    128,
+    32,
 )  # of the first level and of those below at a time: enough that convolutions are as fast as on a whole image
 ReadRows = Callable[[int, int], NDArray[np.float32]]
 

@@ -19,18 +19,26 @@ if TYPE_CHECKING:
     import keras
 
 # %% auto #0
-__all__ = ['Box', 'Read', 'tile_boxes', 'forward', 'predict_block', 'core_in_read', 'predict_tiles']
+__all__ = ['Box', 'Read', 'tile_cores', 'with_halo', 'tile_boxes', 'forward', 'predict_block', 'core_in_read', 'predict_tiles']
 
 # %% ../../nbs/04_networks/04_tiles.ipynb #acabb9fc
 Box = tuple[slice, slice]
 Read = Callable[[Box], NDArray[Any]]
 
 
-def _spans(n: int, tile: int, halo: int) -> list[tuple[slice, slice]]:
-    """Core and read spans along one axis."""
-    starts = range(0, n, tile)
-    ends = [min(s + tile, n) for s in starts]
-    return [(slice(s, e), slice(max(s - halo, 0), min(e + halo, n))) for s, e in zip(starts, ends, strict=True)]  # fmt: skip
+def tile_cores(shape_yx: tuple[int, int], tile_yx: tuple[int, int], multiple: int) -> list[Box]:
+    """Tiles of an image, in the order of reading; all start at multiples. Sides are rounded up to `multiple`."""
+    if min(*tile_yx, *shape_yx) < 1:
+        raise BadInput("not a tiling", found=(shape_yx, tile_yx))
+    sides = [-(-v // multiple) * multiple for v in tile_yx]
+    ways = [[slice(s, min(s + t, n)) for s in range(0, n, t)] for n, t in zip(shape_yx, sides, strict=True)]  # fmt: skip
+    return [(r, c) for r in ways[0] for c in ways[1]]
+
+
+def with_halo(core: Box, halo_px: int, shape_yx: tuple[int, int]) -> Box:
+    """A core and what is around it, within the image."""
+    rows, columns = (slice(max(s.start - halo_px, 0), min(s.stop + halo_px, n)) for s, n in zip(core, shape_yx, strict=True))  # fmt: skip
+    return rows, columns
 
 
 def tile_boxes(
@@ -40,11 +48,10 @@ def tile_boxes(
 
     Tile and halo are rounded up to `multiple`. Reads end at the image's border.
     """
-    if tile_px < 1 or halo_px < 0 or min(shape_yx) < 1:
-        raise BadInput("not a tiling", found=(shape_yx, tile_px, halo_px))
-    tile, halo = (-(-v // multiple) * multiple for v in (tile_px, halo_px))
-    rows, columns = (_spans(n, tile, halo) for n in shape_yx)
-    return [((r, c), (rr, cc)) for r, rr in rows for c, cc in columns]
+    if halo_px < 0:
+        raise BadInput("not a tiling", found=halo_px, expected="a halo of 0 or more")
+    halo = -(-halo_px // multiple) * multiple
+    return [(c, with_halo(c, halo, shape_yx)) for c in tile_cores(shape_yx, (tile_px, tile_px), multiple)]  # fmt: skip
 
 # %% ../../nbs/04_networks/04_tiles.ipynb #3f1a7bc0
 _functions: dict[int, tuple[Any, Any]] = {}
