@@ -120,7 +120,7 @@ def plot_regions(
 ) -> Any:
     """The first placed regions (`federation.regions.RegionFederation`) over their sections; green: section, magenta: region."""
     raw = {r.name: r for r in regions}
-    placed = [q for q in f.places.values() if q.fit is not None][:most]
+    placed = [q for q in f.places.values() if q.known is not None][:most]
     if not placed or cube not in sample.images():
         return None
     seen = sample.table(f"beads_{prefix}")
@@ -131,13 +131,13 @@ def plot_regions(
         size = [
             n * um for n, um in zip(region.data.shape[:0:-1], region.pixel_um[::-1], strict=True)
         ]
-        corners = apply(q.fit.matrix, np.array([[0, 0], [size[0], 0], [0, size[1]], size], float))
+        corners = apply(q.known.matrix, np.array([[0, 0], [size[0], 0], [0, size[1]], size], float))
         low, high = corners.min(0), corners.max(0)
         box, step = (low[0], high[0], low[1], high[1]), float(max(high - low) / 400)
-        back = partial(apply, inverse(q.fit.matrix))
+        back = partial(apply, inverse(q.known.matrix))
         plane = reproject([np.asarray(region.data[channel])], region.pixel_um, box, step, back)
         picture = overlay(plane, view(sample, cube, box, step, channel=-1, z_um=q.z_um), FAINT)
         ax.imshow(picture, extent=(box[0] / 1000, box[1] / 1000, box[3] / 1000, box[2] / 1000))
-        ax.set_title(f"{q.region}: {q.fit.way}, depth {q.z_um:.1f} µm", fontsize=8)
+        ax.set_title(f"{q.region}: {q.way}; {q.errors_um[1]:.1f} µm", fontsize=8)
         ax.set(xlabel="x (mm)", ylabel="y (mm)")
     return fig

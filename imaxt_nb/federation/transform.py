@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['FEWEST_FOR_WARP', 'GAIN', 'SlideTransform', 'Local', 'fit_transform', 'pair_table']
+__all__ = ['FEWEST_FOR_WARP', 'SMOOTH_UM', 'GAIN', 'SlideTransform', 'Local', 'fit_transform', 'pair_table']
 
 # %% ../../nbs/07_federation/50_transform.ipynb #a603916a
 FEWEST_FOR_WARP = 12  # pairs
