@@ -1,4 +1,4 @@
-"""The step federation/imc with few beads: pixels take over where they predict better, and say so; where they can't, beads have the last word."""
+"""The step federation/imc with few beads: beads and pixels of the section correct the chain as far as they are surer, and say so."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def counts(places: np.ndarray, shape: tuple[int, int], pixel_um: float, draw: An
     return draw.poisson(smooth).astype(np.uint16)
 
 
-def box_of(root: Path, *, cells: bool) -> tuple[Sample, Region]:
-    """A sample after federation/axioscan, and a region of it with five beads; without `cells` slide and section show nothing of them."""
+def box_of(root: Path, *, cells: bool, shared: int) -> tuple[Sample, Region]:
+    """A sample after federation/axioscan, and a region of it with five beads, `shared` of them in the section; without `cells` slide and section show nothing of them."""
     draw = rng(4, "regions")
     own = np.array([[90.0, 100], [600, 130], [330, 350], [120, 590], [580, 610]])
     nuclei = draw.uniform(0, SIDE, (1500, 2))
@@ -75,7 +75,7 @@ def box_of(root: Path, *, cells: bool) -> tuple[Sample, Region]:
         "stpt", plane[None, None], axes="czyx", pixel_um=(15.0, 2.0, 2.0), frame="stpt"
     )
     slide = np.concatenate([here + draw.normal(0, 1.0, here.shape), far])
-    section = np.concatenate([apply(TO_SAMPLE, here[:3]) + LOCAL, apply(TO_SAMPLE, far)])
+    section = np.concatenate([apply(TO_SAMPLE, here[:shared]) + LOCAL, apply(TO_SAMPLE, far)])
     beads = pd.DataFrame(slide, columns=["x_um", "y_um"]).assign(
         slide="a", x_um_err=0.3, y_um_err=0.3
     )
@@ -111,24 +111,26 @@ def settings(**more: Any) -> ImcFederationParameters:
 
 
 def test_pixels_refine_a_region_of_few_beads(tmp_path: Path) -> None:
-    sample, region = box_of(tmp_path, cells=True)
+    sample, region = box_of(tmp_path, cells=True, shared=0)
     found = federate_regions(sample, [region], settings(pixels="never"))
-    assert found.places["r1"].fit.way == "chain" and off(sample) > 2.0
+    before, alone = found.table.iloc[0], off(sample)
+    assert before.way == "chain" and alone > 2.0
     found = federate_regions(sample, [region], settings())
     row = found.table.iloc[0]
-    assert (row.link, row.way) == ("pixels", "pixels") and row.n_patches > 20
-    assert off(sample) < 0.4 and row.error_um < 1.0
+    assert (row.link, row.way) == ("beads", "chain, pixels") and row.n_patches > 20
+    assert off(sample) < 0.4 and off(sample) < 2 * row.error_um < before.error_um
     assert row.left_out_um < 0.5 * row.before_um
     how = sample.frames["imc:r1"].how
-    assert "pixels of the section (" in how and "um left out, taken" in how
+    assert "pixels of the section (" in how and "um left out" in how
     assert sample.frames["imc:r1"].error_um == pytest.approx(row.error_um, abs=1e-3)
 
 
-def test_pixels_that_tell_nothing_leave_the_chain(tmp_path: Path) -> None:
-    sample, region = box_of(tmp_path, cells=False)
+def test_beads_of_the_section_correct_the_chain_and_pixels_may_tell_nothing(tmp_path: Path) -> None:
+    sample, region = box_of(tmp_path, cells=False, shared=3)
     federate_regions(sample, [region], settings(pixels="never"))
     before = sample.frames["imc:r1"].affine
+    assert off(sample) < 0.5  # the chain is off by 3
     row = federate_regions(sample, [region], settings()).table.iloc[0]
-    assert (row.link, row.way, row.n_patches) == ("beads", "chain", 0)
+    assert (row.link, row.way, row.n_patches) == ("beads", "chain, beads", 0)
     assert sample.frames["imc:r1"].affine == before
     assert "pixels of the section tell nothing" in row.why

@@ -31,15 +31,18 @@ def plot_shifts(table: pd.DataFrame, drift: Any = None) -> Any:
             ax.plot(first.section, side, "C0--", lw=0.8)
         for status, face in (("aligned", "C0"), ("interpolated", "white")):
             part = first[first.status == status]
-            ax.plot(part.section, part[f"{name}_um"], "o", ms=5, color="C0", mfc=face, label=status)
+            if len(part):
+                ax.plot(
+                    part.section, part[f"{name}_um"], "o", ms=5, color="C0", mfc=face, label=status
+                )
         if drift is not None:
             ax.plot(
                 first.section,
                 drift[k] * (first.z_um - first.z_um.mean()),
                 "C3:",
-                label=f"drift {1000 * drift[k]:.1f} um a mm",
+                label=f"drift {1000 * drift[k]:.1f} µm a mm",
             )
-        ax.set(ylabel=f"{name} (um)")
+        ax.set(ylabel=f"{name} (µm)")
         ax.legend(fontsize=8)
     axes[1].set(xlabel="section")
     return fig

@@ -198,11 +198,11 @@ def find_candidates(
 
 # %% ../../nbs/06_beads/10_detect.ipynb #e931e44e
 def paint(beads: NDArray[Any], shape: tuple[int, int], pixel_um: float) -> NDArray[np.int32]:
-    """Labels (y, x): disc k + 1 for bead k of (n, 3) x, y, radius in um; a pixel of two discs goes to the one it is deeper in."""
+    """Labels (y, x): disc k + 1 for bead k of (n, 3) x, y, radius in um; a pixel of two discs goes to the one it is deeper in, discs off the picture nowhere."""
     labels, depth = np.zeros(shape, np.int32), np.zeros(shape)
     for k, (x, y, r) in enumerate(np.asarray(beads, dtype=float)[:, :3] / pixel_um):
-        rows = slice(max(0, int(y - r)), min(shape[0], int(y + r) + 2))
-        columns = slice(max(0, int(x - r)), min(shape[1], int(x + r) + 2))
+        rows = slice(max(0, int(y - r)), max(0, min(shape[0], int(y + r) + 2)))
+        columns = slice(max(0, int(x - r)), max(0, min(shape[1], int(x + r) + 2)))
         i, j = np.ogrid[rows, columns]
         inside = r**2 - (i - y) ** 2 - (j - x) ** 2
         better = inside > depth[rows, columns]

@@ -76,8 +76,8 @@ def plot_detections(beads: Beads, z: int, side: int = 1000) -> Any:
     ax.set(
         xlim=(origin_um[0], x1),
         ylim=(y1, origin_um[1]),
-        xlabel="x (um)",
-        ylabel="y (um)",
+        xlabel="x (µm)",
+        ylabel="y (µm)",
         title=f"section {row['section']}",
     )
     ax.legend(loc="upper right", fontsize=8)
@@ -103,8 +103,10 @@ def _rings(
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     good = np.isfinite(values)
     ring = (rho[good] / width).astype(int)
-    count = np.maximum(np.bincount(ring), 1)
-    return np.bincount(ring, rho[good]) / count, np.bincount(ring, values[good]) / count
+    count = np.bincount(ring)
+    seen = count > 0
+    sums = [np.bincount(ring, v[good])[seen] for v in (rho, values)]
+    return sums[0] / count[seen], sums[1] / count[seen]
 
 # %% ../../nbs/06_beads/50_plots.ipynb #d35780f2
 def plot_profiles(beads: Beads, optics: Optics, n: int = 4) -> Any:
@@ -135,10 +137,10 @@ def plot_profiles(beads: Beads, optics: Optics, n: int = 4) -> Any:
             np.maximum(model, 0) + (beads.camera.read_noise / beads.camera.gain) ** 2 + 1e-9
         )
         column[0].imshow(photons, cmap="gray", extent=(-half, half, half, -half))
-        column[0].set(title=f"R = {b.radius_um:.1f} um, S/N {b.snr:.1f}")
+        column[0].set(title=f"R = {b.radius_um:.1f} µm, S/N {b.snr:.1f}")
         column[1].plot(*_rings(rho, photons, 1.0), ".", ms=3, label="pixels")
         column[1].plot(*_rings(rho, model, 1.0), "r-", lw=1, label="fit")
-        column[1].set(xlabel="distance from the centre (um)", ylabel="photons")
+        column[1].set(xlabel="distance from the centre (µm)", ylabel="photons")
         shown = column[2].imshow(
             (photons - model) / noise,
             cmap="RdBu_r",
@@ -156,6 +158,7 @@ def plot_profiles(beads: Beads, optics: Optics, n: int = 4) -> Any:
 def plot_verdicts(table: pd.DataFrame) -> Any:
     """Radius against chi^2 of every candidate, by flag; and the radii of beads (paper, Fig. 11)."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     fig, (ax, side) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for name, part in table.groupby("flag"):
@@ -170,7 +173,10 @@ def plot_verdicts(table: pd.DataFrame) -> Any:
             color=COLOURS.get(str(name), "violet") if name != "ok" else "green",
             **style,
         )
-    ax.set(xscale="log", yscale="log", xlabel="projected radius (um)", ylabel=r"$\chi^2$ a pixel")
+    ax.set(yscale="log", xlabel="projected radius (µm)", ylabel=r"$\chi^2$ a pixel")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter(NullFormatter())
     ax.legend(fontsize=8)
     good = table[table.flag == "ok"]
     side.hist(good.radius_um, bins=30, color="0.6", label="projected")
@@ -182,7 +188,7 @@ def plot_verdicts(table: pd.DataFrame) -> Any:
             color="C3",
             label="of the sphere",
         )
-    side.set(xlabel="radius of beads (um)", ylabel="beads")
+    side.set(xlabel="radius of beads (µm)", ylabel="beads")
     side.legend(fontsize=8)
     return fig
 

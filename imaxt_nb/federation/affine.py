@@ -96,6 +96,11 @@ class AffineFit:
         distance = np.hypot(*self.leave_one_out[self.weight > 0.2].T)
         return float(np.median(distance)) if len(distance) else float("nan")
 
+    def covariance_at(self, points: NDArray[Any]) -> NDArray[np.float64]:
+        """Joint covariance (2n, 2n), um^2, of where the fit puts points (n, 2): x0, y0, x1, ...; scatter not included."""
+        d = _design(np.asarray(points, dtype=float) - self.centre, self.kind)
+        return np.asarray(d @ self.covariance @ d.T, dtype=np.float64)
+
     def error_at(self, points: NDArray[Any]) -> NDArray[np.float64]:
         """Standard deviation (n,), um, of where the fit puts points (n, 2): of the vector, scatter not included."""
         d = _design(np.asarray(points, dtype=float) - self.centre, self.kind)

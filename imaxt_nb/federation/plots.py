@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['plot_votes', 'plot_errors', 'overlay', 'plot_overlays', 'plot_regions']
+__all__ = ['FAINT', 'plot_votes', 'plot_errors', 'overlay', 'plot_overlays', 'plot_regions']
 
 # %% ../../nbs/07_federation/65_plots.ipynb #291f7121
 def plot_votes(f: Federation, most: int = 12) -> Any:
@@ -49,6 +49,7 @@ def plot_errors(pairs: pd.DataFrame, title: str = "slide to section") -> Any:
     import matplotlib.pyplot as plt
 
     fig, ax = plt.subplots(figsize=(5, 3.2), layout="constrained")
+    far = 1.0
     for column, label in (
         ("loo_affine_um", "affine"),
         ("loo_chain_um", "chain"),
@@ -57,6 +58,7 @@ def plot_errors(pairs: pd.DataFrame, title: str = "slide to section") -> Any:
         if column in pairs:
             e = np.sort(pairs[column].dropna().to_numpy())
             median = float(np.median(e)) if len(e) else float("nan")
+            far = max(far, 1.2 * float(np.quantile(e, 0.98)) if len(e) else 0.0)
             ax.plot(
                 e,
                 (np.arange(len(e)) + 1) / max(len(e), 1),
@@ -65,7 +67,7 @@ def plot_errors(pairs: pd.DataFrame, title: str = "slide to section") -> Any:
     ax.set(
         xlabel="distance of a bead from where the others put it (µm)",
         ylabel="part of the beads",
-        xlim=(0, 20),
+        xlim=(0, far),
         ylim=(0, 1),
         title=title,
     )
@@ -73,15 +75,18 @@ def plot_errors(pairs: pd.DataFrame, title: str = "slide to section") -> Any:
     return fig
 
 # %% ../../nbs/07_federation/65_plots.ipynb #d3c34301
+FAINT = 0.4  # beads are thirty times as bright as tissue; both should be seen
+
+
 def _stretch(a: NDArray[Any]) -> NDArray[np.float64]:
     seen = a[np.isfinite(a)]
     low, high = np.percentile(seen, [2, 99.5]) if len(seen) else (0, 1)
     return np.clip((np.nan_to_num(a, nan=low) - low) / max(high - low, 1e-9), 0, 1)
 
 
-def overlay(slide: NDArray[Any], section: NDArray[Any]) -> NDArray[np.float64]:
-    """(y, x, 3): section in green, slide in magenta, each between its percentiles."""
-    a, b = _stretch(slide), _stretch(section)
+def overlay(slide: NDArray[Any], section: NDArray[Any], power: float = 1.0) -> NDArray[np.float64]:
+    """(y, x, 3): section in green, slide in magenta, each between its percentiles; `power` below 1 lifts what is faint."""
+    a, b = _stretch(slide) ** power, _stretch(section) ** power
     return np.stack([a, b, a], -1)
 
 # %% ../../nbs/07_federation/65_plots.ipynb #06ba049a
@@ -101,7 +106,7 @@ def plot_overlays(
         slide = view(
             sample, f"{prefix}_{name}", box, step, channel=str(f.beads[name].channel.iloc[0])
         )
-        picture = overlay(slide, view(sample, cube, box, step, channel=-1, z_um=z))
+        picture = overlay(slide, view(sample, cube, box, step, channel=-1, z_um=z), FAINT)
         ax.imshow(picture, extent=(box[0] / 1000, box[1] / 1000, box[3] / 1000, box[2] / 1000))
         ax.set_title(
             f"{name} on section {m.section}, error {f.transforms[name].error_um:.1f} µm", fontsize=8
@@ -115,7 +120,7 @@ def plot_regions(
 ) -> Any:
     """The first placed regions (`federation.regions.RegionFederation`) over their sections; green: section, magenta: region."""
     raw = {r.name: r for r in regions}
-    placed = [q for q in f.places.values() if q.fit is not None][:most]
+    placed = [q for q in f.places.values() if q.known is not None][:most]
     if not placed or cube not in sample.images():
         return None
     seen = sample.table(f"beads_{prefix}")
@@ -126,13 +131,13 @@ def plot_regions(
         size = [
             n * um for n, um in zip(region.data.shape[:0:-1], region.pixel_um[::-1], strict=True)
         ]
-        corners = apply(q.fit.matrix, np.array([[0, 0], [size[0], 0], [0, size[1]], size], float))
+        corners = apply(q.known.matrix, np.array([[0, 0], [size[0], 0], [0, size[1]], size], float))
         low, high = corners.min(0), corners.max(0)
         box, step = (low[0], high[0], low[1], high[1]), float(max(high - low) / 400)
-        back = partial(apply, inverse(q.fit.matrix))
+        back = partial(apply, inverse(q.known.matrix))
         plane = reproject([np.asarray(region.data[channel])], region.pixel_um, box, step, back)
-        picture = overlay(plane, view(sample, cube, box, step, channel=-1, z_um=q.z_um))
+        picture = overlay(plane, view(sample, cube, box, step, channel=-1, z_um=q.z_um), FAINT)
         ax.imshow(picture, extent=(box[0] / 1000, box[1] / 1000, box[3] / 1000, box[2] / 1000))
-        ax.set_title(f"{q.region}: {q.fit.way}, depth {q.z_um:.1f} µm", fontsize=8)
+        ax.set_title(f"{q.region}: {q.way}; {q.errors_um[1]:.1f} µm", fontsize=8)
         ax.set(xlabel="x (mm)", ylabel="y (mm)")
     return fig

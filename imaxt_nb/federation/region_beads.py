@@ -22,7 +22,6 @@ from ..core.errors import BadInput
 from ..core.parameters import param
 from .affine import AffineFit, apply, fit_affine
 from .constellations import poses, propose
-from .order import REACH_UM
 from imaxt_nb.federation.sections import (
     FEWEST,
     MAX_LOG10_CHANCE,
@@ -40,10 +39,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['NAMED', 'STIFF_REACH_UM', 'ImcFederationParameters', 'Region', 'without_hot', 'region_channel', 'region_beads',
-           'OnSlide', 'odds_of', 'on_slide', 'find_slide']
+__all__ = ['REACH_UM', 'NAMED', 'STIFF_REACH_UM', 'ImcFederationParameters', 'Region', 'without_hot', 'region_channel',
+           'region_beads', 'OnSlide', 'odds_of', 'on_slide', 'find_slide']
 
 # %% ../../nbs/07_federation/68_region_beads.ipynb #0ad0b484
+REACH_UM = 25.0
+
+
 class ImcFederationParameters(BeadParameters):
     """What federation/imc can be told: first how beads of regions are found."""
 
@@ -56,8 +58,8 @@ class ImcFederationParameters(BeadParameters):
     reach_um: float = param(
         REACH_UM, "within which beads of region and section pair", unit="um", gt=0, le=200
     )
-    pixels: Literal["auto", "never"] = param(
-        "auto", "nuclei of region, slide and section: where they predict better, or never"
+    pixels: Literal["section", "both", "never"] = param(
+        "section", "whose nuclei refine the place: the section's, the slide's too, nobody's"
     )
     cube: str = param("stpt", "the cube whose sections regions are compared with", min_length=1)
 

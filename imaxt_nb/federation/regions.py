@@ -116,18 +116,17 @@ def _one(
             place=place,
         )
     height, width = (n * um for n, um in zip(region.data.shape[1:], region.pixel_um, strict=True))
-    own = stack.points[
-        stack.index == int(np.flatnonzero(stack.section == sections[place.slide])[0])
-    ]
+    own = stack.index == int(np.flatnonzero(stack.section == sections[place.slide])[0])
     return place_region(
         region.name,
-        points,
+        np.column_stack([points, errors]),
         (height, width),
         place,
         transforms[place.slide],
-        own,
+        np.column_stack([stack.points[own], stack.errors[own]]),
         p.reach_um,
         _pixels(region, beads, sample, p),
+        ask_slide=p.pixels == "both",
     )
 
 # %% ../../nbs/07_federation/70_regions.ipynb #e703f8a8
@@ -202,19 +201,18 @@ def _pairs(places: Mapping[str, PlacedRegion]) -> pd.DataFrame:
 
 
 def region_table(places: Mapping[str, PlacedRegion]) -> pd.DataFrame:
-    """region, status, slide, link (what ties it to its slide), way, n_slide_pairs, n_pairs, error_um (expected), chain_error_um, direct_error_um, pixel_error_um,
-    n_patches of the section, before_um and left_out_um of them, z_um, z_err_um, log10_chance, why."""
+    """region, status, slide, link (what ties it to its slide), way (what brought it to the sample), n_slide_pairs, n_pairs of beads and n_patches of the section, error_um
+    (expected, after all), chain_error_um, before_um and left_out_um of patches, z_um, z_err_um, log10_chance, why."""
     import pandas as pd
 
     nan, rows = float("nan"), []
     for q in places.values():
-        f, o, r = q.fit, q.place, q.in_section.refined if q.in_section else None
+        o, s = q.place, q.in_section
         rows.append({
-            "region": q.region, "status": q.status, "slide": q.slide, "link": q.link, "way": f.way if f else "", "n_slide_pairs": o.n_pairs if o else 0,
-            "n_pairs": f.n_pairs if f else 0, "error_um": q.error_um, "chain_error_um": f.chain_error_um if f else nan,
-            "direct_error_um": f.direct_error_um if f else nan, "pixel_error_um": f.pixel_error_um if f else nan,
-            "n_patches": r.n_patches if r else 0, "before_um": r.before_um if r else nan, "left_out_um": r.left_out_um if r else nan, "z_um": q.z_um, "z_err_um": q.z_err_um,
-            "log10_chance": o.log10_chance if o else 0.0, "why": q.why,
+            "region": q.region, "status": q.status, "slide": q.slide, "link": q.link, "way": q.way, "n_slide_pairs": o.n_pairs if o else 0,
+            "n_pairs": 0 if q.pairs is None else len(q.pairs), "n_patches": int(s.used.sum()) if s else 0, "error_um": q.errors_um[1],
+            "chain_error_um": q.errors_um[0], "before_um": s.before_um if s else nan, "left_out_um": s.left_out_um if s else nan,
+            "z_um": q.z_um, "z_err_um": q.z_err_um, "log10_chance": o.log10_chance if o else 0.0, "why": q.why,
         })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -225,19 +223,11 @@ def _frames(
     frames = []
     for name, q in places.items():
         own = f"{modality}:{name}"
-        if q.fit is not None:
-            how = f"{q.fit.way}, {q.why}"
-            frames.append(
-                Frame(
-                    own,
-                    ROOT,
-                    as_3d(q.fit.matrix, q.z_um).tolist(),
-                    round(q.error_um, 4),
-                    how,
-                    key or None,
-                )
-            )
-        elif own in known and known[own].parent == ROOT:  # of an earlier run, no longer true
+        if q.known is not None:
+            affine = as_3d(q.known.matrix, q.z_um).tolist()
+            how = f"{q.way}; {q.why}"
+            frames.append(Frame(own, ROOT, affine, round(q.errors_um[1], 4), how, key or None))
+        elif own not in known or known[own].parent in (None, ROOT):  # nothing better is known
             frames.append(Frame(own, how=f"not placed, {q.status}: {q.why}", run_id=key or None))
     return frames
 
@@ -251,6 +241,6 @@ def region_metrics(f: RegionFederation) -> dict[str, float | int]:
     return made | {
         "placed": len(placed),
         "regions": len(f.table),
-        "direct": int((placed.way == "direct").sum()),
-        "by_pixels": int((placed.way == "pixels").sum()),
+        "with_beads": int((placed.n_pairs > 0).sum()),
+        "with_pixels": int((placed.n_patches > 0).sum()),
     }

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['FEWEST_FOR_WARP', 'GAIN', 'SlideTransform', 'Local', 'fit_transform', 'pair_table']
+__all__ = ['FEWEST_FOR_WARP', 'SMOOTH_UM', 'GAIN', 'SlideTransform', 'Local', 'fit_transform', 'pair_table']
 
 # %% ../../nbs/07_federation/50_transform.ipynb #a603916a
 FEWEST_FOR_WARP = 12  # pairs
+SMOOTH_UM = 2000.0  # of the deformation where there is no field
 GAIN = 0.95  # the left-out error with the field must be smaller than that part of the affine's
 
 
@@ -43,6 +44,16 @@ class SlideTransform:
     def error_um(self) -> float:
         """Median leave-one-bead-out distance in the plane."""
         return self.fit.error_um if self.warp is None else self.warp.error_um
+
+    @property
+    def length_um(self) -> float:
+        """Over which the slide's displacements, and so their errors, go together."""
+        return SMOOTH_UM if self.warp is None else self.warp.length_um
+
+    @property
+    def noise_um(self) -> float:
+        """What single beads scatter about the transform, per axis."""
+        return self.fit.scatter_um if self.warp is None else self.warp.noise_um
 
     def plane(self, points: NDArray[Any]) -> NDArray[np.float64]:
         """(x, y) in the sample of slide points (n, 2)."""

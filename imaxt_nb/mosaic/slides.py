@@ -189,13 +189,20 @@ def plot_slides(sample: Sample, s: Slides, channel: int = -1, most: int = 12) ->
     fig, axes = panels(len(names), 4, (3, 3))
     for ax, name in zip(axes, names, strict=True):
         image = sample.image(name)
-        picture = overview(image, 0, channel % len(image.channels), side=400)
+        picture = np.sqrt(
+            np.maximum(overview(image, 0, channel % len(image.channels), side=400), 0)
+        )
         size = [
             n * um / 1000 for n, um in zip(image.data.shape[-2:], image.pixel_um[-2:], strict=True)
         ]
         low, high = np.percentile(picture, [1, 99.7])
         ax.imshow(
-            picture, cmap="gray", vmin=low, vmax=max(high, low + 1), extent=(0, size[1], size[0], 0)
+            picture,
+            cmap="gray",
+            vmin=low,
+            vmax=max(high, low + 0.1),
+            extent=(0, size[1], size[0], 0),
         )
         ax.set_title(f"{name}, {image.channels[channel].title}", fontsize=8)
+        ax.set(xlabel="x (mm)", ylabel="y (mm)")
     return fig
