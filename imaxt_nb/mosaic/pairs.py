@@ -171,7 +171,7 @@ BENT, TOLERANT = (
     4.0,
 )  # less agreement than this may be a distortion that wasn't corrected: a blur of so many px forgives it
 RICH = 2.0  # px: the blur of overlaps that are full of fine structure
-CONTENT, FILLED = 8.0, 0.3  # SNR of a ring; share of a strip
+CONTENT, FILLED = 2.2, 0.3  # SNR of a ring; share of a strip
 SHOWN, BLANK = (
     3.0,
     3.0,

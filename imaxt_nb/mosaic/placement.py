@@ -120,12 +120,6 @@ def _solve(links: Links, w: Floats, stage: Floats, precision: Floats, drift: Flo
     return _Solution(x.reshape(-1, 2), np.eye(2) + theta.reshape(2, 2), factor, response, s)
 
 # %% ../../nbs/05_mosaic/29_placement.ipynb #259ec9df
-def _scatter(values: Floats) -> Floats:
-    """Robust standard deviations of columns."""
-    middle = np.median(values, axis=0)
-    return np.asarray(1.4826 * np.median(np.abs(values - middle), axis=0))
-
-
 def _residual(links: Links, x: Floats) -> Floats:
     return np.asarray(links.displacement - x[links.tiles[:, 1]] + x[links.tiles[:, 0]])
 
@@ -135,8 +129,9 @@ def _learn_stage(s: _Solution, stage: Floats, frame: NDArray[np.bool_], guess: f
     n = int(frame.sum())
     if n < 6:
         return np.full(2, guess)
-    away = (s.x - stage @ s.model)[frame]
-    found = np.maximum(_scatter(away) * np.sqrt(n / (n - 1)), 0.02 * guess)
+    away = np.abs(s.x - stage @ s.model - np.median((s.x - stage @ s.model)[frame], axis=0))[frame]
+    # a robust fit of a shift and the model may pass through three of them
+    found = np.maximum(1.4826 * np.quantile(away, (n + 3) / (2 * n), axis=0), 0.02 * guess)
     # the logarithm of a robust scatter of n has variance 1.36 / n; that of the guess 1
     return np.asarray(guess * (found / guess) ** (n / (n + 1.36)))
 
