@@ -2786,8 +2786,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'imaxt_nb/mosaic/placement.py'),
                                            'imaxt_nb.mosaic.placement._respond': ( '05_mosaic/placement.html#_respond',
                                                                                    'imaxt_nb/mosaic/placement.py'),
-                                           'imaxt_nb.mosaic.placement._scatter': ( '05_mosaic/placement.html#_scatter',
-                                                                                   'imaxt_nb/mosaic/placement.py'),
                                            'imaxt_nb.mosaic.placement._sharp_directions': ( '05_mosaic/placement.html#_sharp_directions',
                                                                                             'imaxt_nb/mosaic/placement.py'),
                                            'imaxt_nb.mosaic.placement._solve': ( '05_mosaic/placement.html#_solve',
