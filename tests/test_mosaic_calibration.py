@@ -264,9 +264,13 @@ def test_what_the_data_say_is_not_shrunk_and_what_they_do_not_follows_the_strong
     followed, covariance, *_ = shrink_to_radial(x, weak)
     assert followed[3] == pytest.approx(12, abs=0.5)
     assert 1 < np.sqrt(covariance[3, 3]) < 3.1  # and the error owns up to it
-    x[[3, 5, 14, 16]], weak[16, 16] = 12.0, 9.0  # alike in rows and columns: a lens, whose cubes are tied
+    x[[3, 5, 14, 16]], weak[16, 16] = (
+        12.0,
+        9.0,
+    )  # alike in rows and columns: a lens, whose cubes are tied
     tied, covariance, lens, _ = shrink_to_radial(x, weak)
-    assert lens > 0.9 and np.sqrt(covariance[3, 3]) < 0.6
+    assert lens > 0.9 and tied[3] == pytest.approx(12, abs=0.1)
+    assert np.sqrt(covariance[3, 3]) < 0.6
 
 
 def test_flats_do_not_depend_on_the_brightness_of_tiles() -> None:

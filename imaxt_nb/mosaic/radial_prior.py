@@ -41,9 +41,7 @@ def _by_centre(x: Matrix) -> Matrix:
     return deviations() @ q
 
 # %% ../../nbs/05_mosaic/12_radial_prior.ipynb #805a9441
-def shrink_to_radial(
-    x: Matrix, covariance: Matrix
-) -> tuple[Matrix, Matrix, float, Matrix]:
+def shrink_to_radial(x: Matrix, covariance: Matrix) -> tuple[Matrix, Matrix, float, Matrix]:
     """Unknowns (the coefficients first) under a prior on each deviation from a radial distortion about any centre.
 
     The widths (18,) px of the prior are those of the greatest evidence, found one after the other in some rounds

@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from scipy import ndimage as ndi
 
 from .offsets import FINE_HIGH_PASS, Offset, matching
-from .search import COARSE_BLUR, SHARE_BOX, Floats, Search, find_peaks, flatten, share
+from imaxt_nb.mosaic.search import (
+    COARSE_BLUR,
+    SHARE_BOX,
+    Floats,
+    Search,
+    find_peaks,
+    flatten,
+    share,
+)
 from .strips import Pixels, Strip
 
 # %% auto #0
@@ -157,7 +165,7 @@ class _Normal:
     y: Floats
     score: Floats
     noise: float
-    views: tuple[Pixels, Pixels, Pixels]  # of both tiles with margins, and what pixels of both weigh
+    views: tuple[Pixels, Pixels, Pixels]  # of both tiles with margins, and their common weight
 
     @property
     def project(self) -> Floats:
@@ -301,7 +309,7 @@ def _moments(k: _Normal, rest: Floats, sigma: float) -> tuple[float, float, floa
         moved = np.asarray(v + sign * (rest[0] * down + rest[1] * right), np.float32)
         bands.append(_common(moved, both, sigma)[inner])
     gains = np.linalg.solve(k.n[2:, 2:], k.y[2:] - k.n[2:, :2] @ rest)
-    gains = np.clip(gains / 3, -GAIN_ERROR, GAIN_ERROR) * 3  # more is no gain: the other tile shows nothing
+    gains = np.clip(gains, -3 * GAIN_ERROR, 3 * GAIN_ERROR)  # more is no gain but a blank tile
     down, right = _across(k.weight)
     half = (gains[0] + gains[1] * down + gains[2] * right) * (bands[0] + bands[1]) / 4
     p, q = bands[0] - half, bands[1] + half
@@ -310,7 +318,6 @@ def _moments(k: _Normal, rest: Floats, sigma: float) -> tuple[float, float, floa
     wide = np.maximum(ndi.gaussian_filter(both, sigma, truncate=3), 1e-3)
     noise = k.noise / (4 * np.pi * sigma**2) * float((w * (narrow / wide**2)[inner]).sum())
     return float((w * p * p).sum()), float((w * q * q).sum()), float((w * p * q).sum()), noise
-
 
 # %% ../../nbs/05_mosaic/24_sparse.ipynb #2c7837e7
 def _describe(
