@@ -11,8 +11,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .offsets import Offset, fine, sigma_for
-from .search import Floats, Peak, Search, Spectrum, binned, search, spectrum
-from .sparse import likeliest, sharpen
+from imaxt_nb.mosaic.search import (
+    Floats,
+    Peak,
+    Search,
+    Spectrum,
+    binned,
+    likeliest,
+    search,
+    spectrum,
+)
+from .sparse import sharpen
 from .strips import Strip
 
 # %% auto #0
