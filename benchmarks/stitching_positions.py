@@ -122,6 +122,7 @@ def false_links(tiles: Any, index: Any, step: float, found: Any) -> tuple[int, i
     from imaxt_nb.mosaic.pairs import (
         agreement_asked,
         doubted,
+        excess_allowed,
         measure_pair,
         stage_scatter,
         transform,
@@ -137,7 +138,7 @@ def false_links(tiles: Any, index: Any, step: float, found: Any) -> tuple[int, i
         return strip, transform(strip, plan)
 
     scatter = stage_scatter(found.links, found.expected, 1.5 * STAGE_ERROR_PX)
-    least = agreement_asked(found.links)
+    asked = (scatter, agreement_asked(found.links), excess_allowed(found.links))
     accepted = total = 0
     for d in (np.array([0.0, step]), np.array([step, 0.0])):
         boxes = overlap_boxes(shape, d, REACH_PX)
@@ -153,7 +154,7 @@ def false_links(tiles: Any, index: Any, step: float, found: Any) -> tuple[int, i
 
         def links(q: tuple[int, int], p: Any = plan, f: Any = first, s: Any = second) -> bool:
             link = measure_pair(f[q[0]][0], s[q[1]][0], f[q[0]][1], s[q[1]][1], p)
-            return doubted(link, p.expected, scatter, least).accepted
+            return doubted(link, p.expected, *asked).accepted
 
         with ThreadPoolExecutor(2) as pool:
             accepted += sum(pool.map(links, pairs))

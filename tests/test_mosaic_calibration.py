@@ -255,14 +255,22 @@ def test_a_wrong_file_says_what_is_wrong(tmp_path: Path, change: dict[str, Any],
 def test_what_the_data_say_is_not_shrunk_and_what_they_do_not_follows_the_strong_terms() -> None:
     x, c = np.zeros(20), np.eye(20) * 0.01**2
     x[3], x[5], x[11], x[13] = 5.0, 12.0, -1.0, -1.0
-    kept, _, _ = shrink_to_radial(x, c)
+    kept, _, lens, _ = shrink_to_radial(x, c)
     np.testing.assert_allclose(kept, x, atol=0.02)
+    assert lens < 1e-6  # mixed terms that differ so are a scanner's
     weak = c.copy()
     weak[3, 3] = 9.0  # the pure cube is hardly known
     x[3] = 9.0
-    followed, covariance, _ = shrink_to_radial(x, weak)
+    followed, covariance, *_ = shrink_to_radial(x, weak)
     assert followed[3] == pytest.approx(12, abs=0.5)
     assert 1 < np.sqrt(covariance[3, 3]) < 3.1  # and the error owns up to it
+    x[[3, 5, 14, 16]], weak[16, 16] = (
+        12.0,
+        9.0,
+    )  # alike in rows and columns: a lens, whose cubes are tied
+    tied, covariance, lens, _ = shrink_to_radial(x, weak)
+    assert lens > 0.9 and tied[3] == pytest.approx(12, abs=0.1)
+    assert np.sqrt(covariance[3, 3]) < 0.6
 
 
 def test_flats_do_not_depend_on_the_brightness_of_tiles() -> None:

@@ -20,10 +20,19 @@ from imaxt_nb.mosaic.distortion import polynomial
 from imaxt_nb.mosaic.neighbours import neighbours
 from imaxt_nb.mosaic.offsets import Offset
 from imaxt_nb.mosaic.orientation import find_orientation, the_orientation
-from imaxt_nb.mosaic.pairs import Link, agreement_asked, doubted, measure_pair, transform
+from imaxt_nb.mosaic.pairs import (
+    Link,
+    agreement_asked,
+    doubted,
+    excess_allowed,
+    measure_pair,
+    reason_against,
+    transform,
+)
 from imaxt_nb.mosaic.register import Registered, calibrated, register, register_widening
-from imaxt_nb.mosaic.search import plan_search
-from imaxt_nb.mosaic.strips import cut_strip, find_stabiliser, overlap_boxes
+from imaxt_nb.mosaic.search import Search, plan_search
+from imaxt_nb.mosaic.sparse import sharpen
+from imaxt_nb.mosaic.strips import Strip, cut_strip, find_stabiliser, overlap_boxes
 
 SIDE, STEP, REACH = 256, 216, 24
 
@@ -43,10 +52,10 @@ def view(image: np.ndarray, at: Any, seed: int, bend: Any = None) -> np.ndarray:
     return np.random.default_rng(seed).poisson(clean.clip(0))[None].astype(np.float32)
 
 
-def link(
+def strips_of(
     a: np.ndarray, b: np.ndarray, expected: Any, calibration: Calibration | None = None
-) -> Link:
-    """The link of two tiles that should lie `expected` px apart."""
+) -> tuple[Strip, Strip, Search]:
+    """What two tiles that should lie `expected` px apart may both show, and how it is searched."""
     expected = np.asarray(expected, float)
     calibration = calibration or identity((SIDE, SIDE))
     root = find_stabiliser([[t[c] for t in (a, b)] for c in range(len(a))])
@@ -54,6 +63,14 @@ def link(
     assert boxes is not None
     plan = plan_search(*boxes, expected, REACH)
     p, q = (cut_strip(t, box, calibration, root) for t, box in zip((a, b), boxes, strict=True))
+    return p, q, plan
+
+
+def link(
+    a: np.ndarray, b: np.ndarray, expected: Any, calibration: Calibration | None = None
+) -> Link:
+    """The link of two tiles that should lie `expected` px apart."""
+    p, q, plan = strips_of(a, b, expected, calibration)
     return measure_pair(p, q, transform(p, plan), transform(q, plan), plan)
 
 
@@ -107,10 +124,10 @@ def test_beads_that_look_alike_are_told_apart() -> None:
     assert other.significance > 6
     scatter = np.zeros(2), np.full(2, 20.0)
     assert (
-        doubted(other, np.array([0.0, STEP]), scatter, agreement_asked([same])).reason
+        doubted(other, np.array([0.0, STEP]), scatter, agreement_asked([same]), 1).reason
         == "different"
     )
-    assert doubted(same, np.array([0.0, STEP]), scatter, agreement_asked([same])).accepted
+    assert doubted(same, np.array([0.0, STEP]), scatter, agreement_asked([same]), 1).accepted
 
 
 def test_one_dim_bead_in_a_blank_overlap() -> None:
@@ -167,9 +184,30 @@ def test_one_lucky_pair_is_no_rule() -> None:
 def test_differences_that_noise_does_not_explain() -> None:
     expected, scatter = np.array([0.0, 900.0]), (np.zeros(2), np.full(2, 10.0))
     least = agreement_asked([example(True)] * 5)
-    assert doubted(example(False, 0.02), expected, scatter, least).accepted
-    assert doubted(example(False, 0.06), expected, scatter, least).reason == "different"
-    assert doubted(example(False, 0.06), expected, scatter, 0.85).accepted  # a poor calibration
+    most = excess_allowed([example(True, e) for e in (-0.01, 0.0, 0.002, 0.003, 0.004, 0.01)])
+    for rich, excess, asked, believed in (
+        (False, 0.02, least, True),
+        (False, 0.06, least, False),
+        (False, 0.06, 0.85, True),  # a poor calibration
+        (True, 0.05, least, True),
+        (True, 0.13, least, False),  # others of the section differ by less
+    ):
+        k = doubted(example(rich, excess), expected, scatter, asked, most)
+        assert k.accepted == believed and k.reason in ("", "different")
+    assert excess_allowed([example(True)] * 5) == np.inf
+
+
+def test_what_lies_beyond_a_border_does_not_agree_with_itself() -> None:
+    """A bright bead that only the first tile sees, close to where the second begins."""
+    y, x = np.mgrid[0:SIDE, 0:SIDE].astype(float)
+    rest = 40**2 - (y - 120) ** 2 - (x - (STEP - 20 - 40)) ** 2
+    images = (4 + 120 * np.sqrt(rest.clip(0)) / 40, np.full((SIDE, SIDE), 4.0))
+    rng = np.random.default_rng(0)
+    tiles = [rng.poisson(ndi.gaussian_filter(i, 1))[None].astype(np.float32) for i in images]
+    a, b, plan = strips_of(*tiles, (0, STEP))
+    for right in (STEP - 23.0, STEP - 22.0):  # where the rim just looks in
+        found = sharpen(a, b, np.array([0.0, right]), 2.0)
+        assert found is None or reason_against(found, found.signal, plan.expected, plan.reach, 8.0)
 
 
 def test_offsets_do_without_pandas() -> None:

@@ -69,6 +69,18 @@ def test_a_false_link_bends_nothing() -> None:
     assert q.weight[3] == q.weight[20] == 0 and q.n_links.sum() == 2 * (len(pairs) - 2)
 
 
+def test_a_false_link_of_few_tiles_does_not_teach_the_stage() -> None:
+    nominal, pairs = grid(4, 2)
+    for seed in range(4):
+        true = nominal + np.random.default_rng(seed).normal(0, 3, (8, 2))
+        links = measured(true, pairs, 0.03, 0.03, seed)
+        links.displacement[0] += [-3.3, -20.4]
+        p = place(links, nominal, 3)
+        miss = p.position - true
+        assert np.abs(miss - np.median(miss, axis=0)).max() < 0.2 and p.weight[0] == 0
+        assert (p.stage_error > 0.5).all()
+
+
 def test_what_all_links_are_wrong_by_together_is_in_the_errors() -> None:
     """A distortion that is known to a tenth of a pixel stretches every mosaic that rests on it, and no loop tells."""
     known = np.diag(np.r_[np.full(10, 0.1), 0.05, 0.05, np.full(10, 0.1), 0.05, 0.05] ** 2)

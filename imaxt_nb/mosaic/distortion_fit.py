@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import BadInput
 from ..core.progress import track
-from .distortion import Distortion, no_distortion, polynomial
+from .distortion import TERMS, Distortion, no_distortion, polynomial
 from .intensities import Normal, normal_equations, solve_intensities
 from imaxt_nb.mosaic.overlap_shifts import (
     STEP,
@@ -23,12 +23,13 @@ from imaxt_nb.mosaic.overlap_shifts import (
     N,
     Pair,
     Read,
+    difference_of_terms,
     measure_patches,
     solve_patches,
     without_margins,
 )
 from .patches import Margins, Plane
-from .radial_prior import about_axis, predicted_error, shrink_to_radial
+from .radial_prior import about_axis, deviations, predicted_error, shrink_to_radial
 
 # %% auto #0
 __all__ = ['DistortionFit', 'fit_distortion']
@@ -89,7 +90,7 @@ def fit_distortion(
         first = first or (patches, pair)
         x = found.x.copy()
         x[:N] += model.coefficients.ravel()
-        x, _, _ = shrink_to_radial(x, found.covariance)
+        x, *_ = shrink_to_radial(x, found.covariance)
         model = polynomial(x[:N].reshape(2, -1), tile_shape)
         offsets = {int(i): c for i, c in zip(used, x[N:].reshape(-1, 2), strict=True)}
     reads = [read, *(without_margins(r, margins) for r in more)]
@@ -159,9 +160,9 @@ def _step(
     solution = solve_intensities(normals, len(used), model)
     x = solution.x.copy()
     x[:N] += model.coefficients.ravel()
-    x, covariance, widths = shrink_to_radial(x, solution.covariance)
+    x, covariance, lens, widths = shrink_to_radial(x, solution.covariance)
     moved = {i: offsets[i] + x[N + 2 * k : N + 2 * k + 2] for k, i in enumerate(used)}
-    figures = {"misfit": solution.misfit, "widths": widths, "n_patches": len(normals), "n_pairs": len(used),
+    figures = {"misfit": solution.misfit, "widths": widths, "lens": lens, "n_patches": len(normals), "n_pairs": len(used),
                "n_outliers": int((solution.weights < 0.25).sum())}  # fmt: skip
     new = polynomial(x[:N].reshape(2, -1), model.tile_shape)
     return _Step(new, covariance[:N, :N], moved, figures)
@@ -187,6 +188,44 @@ def _polish(
             break
     return step.model, step.covariance, step.offsets, step.figures
 
+# %% ../../nbs/05_mosaic/13_distortion_fit.ipynb #7d1c40aa
+def _turned(d: Distortion, q: Matrix) -> Matrix:
+    """(n, 2) px at ideal places q (n, 2): what a cubic of raw coordinates has beside that of ideal ones, (d . grad) d."""
+    half = d.displacement(q[:, 0], q[:, 1]).T / 2
+    ends = [d.displacement(*(q + s * half).T) for s in (1, -1)]
+    return np.asarray((ends[0] - ends[1]).T)
+
+
+def _raw_or_ideal(
+    model: Distortion, q: Matrix, t: Matrix, pair: NDArray[np.int_], left: Matrix, widths: Matrix
+) -> tuple[Matrix, float, float]:
+    """Linear terms (2,) px, of rows and columns, that a cubic of raw coordinates asks for; by which share of it the
+    truth is one as patches at q displaced by t (n, 2) have it, of which the model leaves `left` (n, 2); variance of the share."""
+    scatter = 1.4826 * float(np.median(np.abs(left))) + 1e-3
+    good = np.abs(left).max(axis=1) < 5 * scatter
+    q, t, left, variance = q[good], t[good], left[good], scatter**2
+    number = np.unique(pair[good], return_inverse=True)[1]
+
+    def within(z: Matrix) -> Matrix:
+        """Less the mean of each pair, whose offset is free."""
+        sums = np.zeros((number.max() + 1, z.shape[1]))
+        np.add.at(sums, number, z)
+        return z - (sums / np.bincount(number)[:, None])[number]
+
+    differ, terms = _turned(model, q) - _turned(model, q - t), difference_of_terms(model, q, t)
+    design, bent = within(terms), deviations()
+    h = np.kron(np.eye(2), design.T @ design) / variance + bent.T @ (bent / widths[:, None] ** 2)
+    taken = np.linalg.solve(h, (design.T @ within(differ)).T.ravel() / variance)
+    rest = differ - terms @ taken.reshape(2, -1).T
+    told, score = (float((within(rest) * k).sum()) / variance for k in (within(rest), within(left)))
+    share = float(np.clip((2 + score) / (4 + told), 0, 1))  # before: even odds of 0 and 1
+    slopes = np.zeros(2)
+    for k in (0, 1):
+        along = np.abs(t[:, k]) > np.abs(t[:, 1 - k])
+        if along.any():
+            slopes[k] = model.scale * float(np.median(rest[along, k] / t[along, k]))
+    return slopes, share, 1 / (4 + told)
+
 # %% ../../nbs/05_mosaic/13_distortion_fit.ipynb #45fac3f0
 def _report(
     first: Any,
@@ -210,10 +249,16 @@ def _report(
         "median_before_px": round(float(np.median(np.hypot(*before.T))), 4),
         "median_after_px": round(float(np.median(np.hypot(*left.T))), 4),
         "predicted_error_px": round(float(predicted_error(covariance).max()), 4),
+        "lens": round(figures["lens"], 4),
         "prior_widths_px": figures["widths"].round(4).tolist(),
         "standard_errors_px": np.sqrt(np.diag(covariance)).round(4).reshape(2, -1).tolist(),
     }  # fmt: skip
     linear, full = about_axis(model.coefficients.ravel(), covariance)
+    slopes, share, variance = _raw_or_ideal(model, q, t, pair, left, figures["widths"])
+    lens, ways = figures["lens"], np.zeros(len(full))
+    ways[[len(TERMS), -1]] = slopes
+    linear = linear + lens * share * np.diag(slopes)
+    full = full + lens * (variance + (1 - lens) * share**2) * np.outer(ways, ways)
     made = replace(model, residuals=own, linear=linear, covariance=full)
     # the linear terms change what is a pixel, and so all offsets
     offsets = {i: o - linear @ o / model.scale for i, o in offsets.items()}

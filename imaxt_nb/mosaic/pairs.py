@@ -11,14 +11,23 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .offsets import Offset, fine, sigma_for
-from .search import Floats, Peak, Search, Spectrum, binned, search, spectrum
-from .sparse import likeliest, sharpen
+from imaxt_nb.mosaic.search import (
+    Floats,
+    Peak,
+    Search,
+    Spectrum,
+    binned,
+    likeliest,
+    search,
+    spectrum,
+)
+from .sparse import sharpen
 from .strips import Strip
 
 # %% auto #0
 __all__ = ['LEAST_SIGNIFICANCE', 'LEAST_AGREEMENT', 'AGREEMENT_ERROR', 'LEAST_SIGNAL', 'HOPELESS', 'Measure', 'BENT', 'TOLERANT',
            'RICH', 'CONTENT', 'FILLED', 'SHOWN', 'BLANK', 'TOLERANCE', 'EXCESS', 'UNLIKELY', 'Link', 'reason_against',
-           'measure_pair', 'transform', 'stage_scatter', 'agreement_asked', 'doubted']
+           'measure_pair', 'transform', 'stage_scatter', 'agreement_asked', 'excess_allowed', 'doubted']
 
 # %% ../../nbs/05_mosaic/25_pairs.ipynb #9278672e
 LEAST_SIGNIFICANCE = 8.0  # blank strips reach 6 or 7: of them only spots count that noise made
@@ -171,7 +180,7 @@ BENT, TOLERANT = (
     4.0,
 )  # less agreement than this may be a distortion that wasn't corrected: a blur of so many px forgives it
 RICH = 2.0  # px: the blur of overlaps that are full of fine structure
-CONTENT, FILLED = 8.0, 0.3  # SNR of a ring; share of a strip
+CONTENT, FILLED = 2.2, 0.3  # SNR of a ring; share of a strip
 SHOWN, BLANK = (
     3.0,
     3.0,
@@ -213,15 +222,27 @@ def agreement_asked(links: list[Link]) -> float:
     return max(LEAST_AGREEMENT, usual - TOLERANCE)
 
 
-def doubted(k: Link, expected: Floats, scatter: tuple[Floats, Floats], least: float) -> Link:
-    """The link, not accepted any more if others of its section agree better (`least`), or if it rests on little
-    and the stage is not known to stray so far."""
+def excess_allowed(links: list[Link]) -> float:
+    """The difference that a rich link of a section may have: the usual one and six robust widths more; infinite if few tell."""
+    known = np.array([k.offset.excess for k in links if k.accepted and k.rich and k.offset])
+    if len(known) < 6:
+        return float("inf")
+    middle = float(np.median(known))
+    return middle + max(6 * 1.4826 * float(np.median(np.abs(known - middle))), 2 * EXCESS)
+
+
+def doubted(
+    k: Link, expected: Floats, scatter: tuple[Floats, Floats], least: float, most: float
+) -> Link:
+    """The link, not accepted any more if others of its section agree better (`least`) or differ less (`most`), or if it
+    rests on little and the stage is not known to stray so far."""
     if not k.accepted or k.offset is None:
         return k
     if k.offset.agreement + 1.5 * k.offset.agreement_err < least:
         return replace(k, reason="different")
     if k.rich:
-        return k
+        differs = k.offset.excess - 2 * k.offset.excess_err > most
+        return replace(k, reason="different") if differs else k
     if k.offset.excess - 2 * k.offset.excess_err > EXCESS + 3 * (1 - TOLERANCE - least):
         return replace(k, reason="different")
     pull = (k.offset.displacement - expected - scatter[0]) / scatter[1]

@@ -120,12 +120,6 @@ def _solve(links: Links, w: Floats, stage: Floats, precision: Floats, drift: Flo
     return _Solution(x.reshape(-1, 2), np.eye(2) + theta.reshape(2, 2), factor, response, s)
 
 # %% ../../nbs/05_mosaic/29_placement.ipynb #259ec9df
-def _scatter(values: Floats) -> Floats:
-    """Robust standard deviations of columns."""
-    middle = np.median(values, axis=0)
-    return np.asarray(1.4826 * np.median(np.abs(values - middle), axis=0))
-
-
 def _residual(links: Links, x: Floats) -> Floats:
     return np.asarray(links.displacement - x[links.tiles[:, 1]] + x[links.tiles[:, 0]])
 
@@ -135,8 +129,11 @@ def _learn_stage(s: _Solution, stage: Floats, frame: NDArray[np.bool_], guess: f
     n = int(frame.sum())
     if n < 6:
         return np.full(2, guess)
-    away = (s.x - stage @ s.model)[frame]
-    return np.maximum(_scatter(away) * np.sqrt(n / (n - 1)), 0.02 * guess)
+    away = np.abs(s.x - stage @ s.model - np.median((s.x - stage @ s.model)[frame], axis=0))[frame]
+    # a robust fit of a shift and the model may pass through three of them
+    found = np.maximum(1.4826 * np.quantile(away, (n + 3) / (2 * n), axis=0), 0.02 * guess)
+    # the logarithm of a robust scatter of n has variance 1.36 / n; that of the guess 1
+    return np.asarray(guess * (found / guess) ** (n / (n + 1.36)))
 
 
 @dataclass(frozen=True)
@@ -214,9 +211,11 @@ def _honest(
 ) -> tuple[_Fit, float, Drift | None]:
     """The fit with the least error added to all links that makes their residuals as large as they should be, that error, and the stage's drift."""
     vague = np.append(2 * guess * 0.4 ** np.arange(8.0), EXACT)
-    loose = _fit(links, stage, frame, guess, 0.1 * unit, vague, learn=False).solution
-    drift = find_drift(loose.x - stage @ loose.model, np.flatnonzero(frame), stage)
-    fit = _fit(links, stage, frame, guess, 0.1 * unit, vague, None, drift)
+    loose = _fit(links, stage, frame, guess, 0.1 * unit, vague, learn=False)
+    s = loose.solution
+    drift = find_drift(s.x - stage @ s.model, np.flatnonzero(frame), stage)
+    # the stage's error is learnt where links rule, not on the way there, where it would shrink with what it holds
+    fit = _fit(links, stage, frame, guess, 0.1 * unit, EXACT, loose, drift)
     low, high = np.log(LEAST_FLOOR * unit), np.log(MOST_FLOOR * unit)
     for _ in range(8):
         middle = float(np.exp((low + high) / 2))

@@ -13,7 +13,7 @@ from .distortion import TERMS, monomials
 from .overlap_shifts import Matrix, N
 
 # %% auto #0
-__all__ = ['CENTRE', 'DOUBT', 'ASKED', 'shrink_to_radial', 'predicted_error', 'linear_terms', 'about_axis']
+__all__ = ['CENTRE', 'DOUBT', 'ASKED', 'deviations', 'shrink_to_radial', 'predicted_error', 'linear_terms', 'about_axis']
 
 # %% ../../nbs/05_mosaic/12_radial_prior.ipynb #e5f49535
 CENTRE = 0.1  # of the scale: how far the centre of a distortion is from the middle of the tile
@@ -22,7 +22,7 @@ DOUBT = 0.7
 ASKED = 10.0  # about 4.5 standard errors: errors are never quite those of the model
 
 
-def _deviations() -> Matrix:
+def deviations() -> Matrix:
     """What is 0 if the distortion is radial with two magnifications, (18, 20): rows of coefficients."""
     one = np.eye(N).reshape(2, len(TERMS), N)
     at = {name: one[:, i] for i, name in enumerate(TERMS)}
@@ -38,17 +38,18 @@ def _by_centre(x: Matrix) -> Matrix:
     for half in (0, len(TERMS)):
         u3, u2v, uv2, v3 = x[half + 3 : half + 7]
         q[half : half + 3] = [[3 * u3, u2v], [2 * u2v, 2 * uv2], [uv2, 3 * v3]]
-    return _deviations() @ q
+    return deviations() @ q
 
 # %% ../../nbs/05_mosaic/12_radial_prior.ipynb #805a9441
-def shrink_to_radial(x: Matrix, covariance: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+def shrink_to_radial(x: Matrix, covariance: Matrix) -> tuple[Matrix, Matrix, float, Matrix]:
     """Unknowns (the coefficients first) under a prior on each deviation from a radial distortion about any centre.
 
     The widths (18,) px of the prior are those of the greatest evidence, found one after the other in some rounds
-    (automatic relevance determination: MacKay 1992); the covariance is an average that doubts that, see above. A deviation is let in when it gains `ASKED` in the logarithm of the evidence.
+    (automatic relevance determination: MacKay 1992); the covariance is an average that doubts that, see above;
+    then come the lens's share of that, and the widths. A deviation is let in when it gains `ASKED` in the logarithm of the evidence.
     """
     a = np.zeros((18, len(x)))
-    a[:, :N] = _deviations()
+    a[:, :N] = deviations()
     centre = _by_centre(x)
     d, c = a @ x, a @ covariance @ a.T + CENTRE**2 * centre @ centre.T
     grid = np.geomspace(1e-3, 100, 31)
@@ -61,7 +62,7 @@ def shrink_to_radial(x: Matrix, covariance: Matrix) -> tuple[Matrix, Matrix, Mat
             scores[1:] -= ASKED
             widths = tried[np.argmax(scores)]
     k = covariance @ a.T @ np.linalg.inv(c + np.diag(widths**2))
-    return x - k @ d, _averaged(x, covariance, a, c, widths), widths
+    return x - k @ d, *_averaged(x, covariance, a, c, widths), widths
 
 
 def _evidence(d: Matrix, c: Matrix, widths: Matrix) -> float:
@@ -69,26 +70,35 @@ def _evidence(d: Matrix, c: Matrix, widths: Matrix) -> float:
     return -0.5 * float(d @ np.linalg.solve(total, d) + np.linalg.slogdet(total)[1])
 
 # %% ../../nbs/05_mosaic/12_radial_prior.ipynb #8ed44b5f
-def _averaged(x: Matrix, covariance: Matrix, a: Matrix, c: Matrix, widths: Matrix) -> Matrix:
-    """The covariance about the shrunk unknowns, averaged over what pure cubes may do, by how likely each makes what is seen.
+def _averaged(
+    x: Matrix, covariance: Matrix, a: Matrix, c: Matrix, widths: Matrix
+) -> tuple[Matrix, float]:
+    """The covariance about the shrunk unknowns, averaged over a lens and kinds of scanners by how likely each makes what is seen; the lens's share.
 
-    Each may be as far from the mixed term of its component as `widths` have it, or off by a share of it, `DOUBT`.
+    A lens bends rows and columns alike; of a scanner mixed terms differ, and each pure cube is as far from the mixed term of its
+    component as `widths` have it, or off by a share of it, `DOUBT`.
     """
-    d, mixed = a @ x, (TERMS.index("uv2"), len(TERMS) + TERMS.index("u2v"))
-    log, gains = [], []
-    for free in product((False, True), repeat=2):
-        w = widths.copy()
-        for i, m, yes in zip((12, 15), mixed, free, strict=True):
-            w[i] = max(w[i], DOUBT * abs(x[m]) * yes)
-        log.append(_evidence(d, c, w))
-        gains.append(covariance @ a.T @ np.linalg.inv(c + np.diag(w**2)))
+    mixed = [TERMS.index("uv2"), len(TERMS) + TERMS.index("u2v")]
+    alike = np.zeros((1, len(x)))
+    alike[0, mixed] = 1, -1
+    every, n = np.vstack([a, alike]), len(a)
+    known = every @ covariance @ every.T
+    known[:n, :n] = c
+    reach, at = DOUBT * np.abs(x[[*mixed, mixed[0]]]), [12, 15, n]
+    reach[2] = reach[:2].max()
+    log, gains, d = [], [], a @ x
+    for free in [(0, 0, 0), *product((0, 1), (0, 1), (1,))]:
+        w = np.append(widths, 0.0)
+        w[at] = np.maximum(w[at], reach * free)
+        log.append(_evidence(every @ x, known, w) - np.log(8 if free[2] else 2))
+        gains.append(covariance @ a.T @ np.linalg.inv(c + np.diag(w[:n] ** 2)))
     share = np.exp(np.array(log) - max(log))
     share /= share.sum()
     mean = sum(w * k for w, k in zip(share, gains, strict=True))
     out = covariance - mean @ a @ covariance
     for w, k in zip(share, gains, strict=True):
         out += w * np.outer((k - gains[0]) @ d, (k - gains[0]) @ d)
-    return np.asarray(out)
+    return np.asarray(out), float(share[0])
 
 # %% ../../nbs/05_mosaic/12_radial_prior.ipynb #a8de0cc9
 def predicted_error(covariance: Matrix, n: int = 21) -> Matrix:

@@ -20,6 +20,7 @@ from imaxt_nb.mosaic.pairs import (
     Link,
     agreement_asked,
     doubted,
+    excess_allowed,
     measure_pair,
     stage_scatter,
     transform,
@@ -179,11 +180,9 @@ def calibrated(r: Registered, guess_px: float) -> tuple[Registered, float]:
     `guess_px`: by how much the stage's displacements may be wrong, where rich links don't tell.
     """
     scatter = stage_scatter(r.links, r.expected, guess_px)
-    least = agreement_asked(r.links)
-    links = [doubted(k, d, scatter, least) for k, d in zip(r.links, r.expected, strict=True)]
-    chance = [
-        doubted(k, d, scatter, least) for k, d in zip(r.chance, r.chance_expected, strict=True)
-    ]
+    asked = (scatter, agreement_asked(r.links), excess_allowed(r.links))
+    links = [doubted(k, d, *asked) for k, d in zip(r.links, r.expected, strict=True)]
+    chance = [doubted(k, d, *asked) for k, d in zip(r.chance, r.chance_expected, strict=True)]
     lucky = [k.significance for k in chance if k.accepted]
     often = len(lucky) > LUCKY * len(chance)
     floor = max([LEAST_SIGNIFICANCE, *(1.05 * s for s in lucky if often)])
@@ -209,10 +208,11 @@ def register_widening(
         if not again:
             break
         more = register(read, pairs[again], places, calibration, root, reach, threads, chance=False)
-        scatter, least = stage_scatter(r.links, r.expected, guess_px), agreement_asked(r.links)
+        scatter = stage_scatter(r.links, r.expected, guess_px)
+        asked = (scatter, agreement_asked(r.links), excess_allowed(r.links))
         links = list(r.links)
         for i, k in zip(again, more.links, strict=True):
-            k = doubted(k, r.expected[i], scatter, least)
+            k = doubted(k, r.expected[i], *asked)
             if k.accepted and (k.rich or k.significance >= floor):
                 links[i] = k
         r = replace(r, links=links)

@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 import scipy.fft as sf
 from numpy.typing import NDArray
+from scipy import ndimage as ndi
 
 from .filters import blur, box_mean
 from .gather import Box
 from .strips import Pixels, Strip
 
 # %% auto #0
-__all__ = ['HIGH_PASS', 'TAPER', 'RINGS', 'SHARE_BOX', 'FULL', 'COARSE_BLUR', 'Floats', 'flatten', 'share', 'bin_mean', 'binned',
-           'Spectrum', 'spectrum', 'Peak', 'correlate', 'find_peaks', 'Search', 'plan_search', 'search']
+__all__ = ['HIGH_PASS', 'TAPER', 'RINGS', 'SHARE_BOX', 'FULL', 'COARSE_BLUR', 'Floats', 'MISMATCH', 'BLOCK', 'flatten', 'share',
+           'bin_mean', 'binned', 'Spectrum', 'spectrum', 'Peak', 'correlate', 'find_peaks', 'Search', 'plan_search',
+           'search', 'likeliest']
 
 # %% ../../nbs/05_mosaic/23_search.ipynb #8ebe2c97
 HIGH_PASS, TAPER, RINGS = 41, 6, 64
@@ -206,3 +208,43 @@ def search(
     """The best peaks, highest first, in bins between the strips' first pixels; and the SNR (c, ring) of both."""
     z, snr = correlate(a, b, plan.shape)
     return find_peaks(z, centre, plan.reach // plan.bins + 1), snr
+
+# %% ../../nbs/05_mosaic/23_search.ipynb #21bd98d1
+MISMATCH = 10.0  # lambda
+BLOCK = 64  # bins
+
+
+def _above_background(view: Strip) -> Pixels:
+    """(c, y, x) less the dark level of stretches of `BLOCK` bins along the longer side, softened."""
+    long = int(view.values.shape[2] >= view.values.shape[1]) + 1
+    n = max(1, view.values.shape[long] // BLOCK)
+    out = np.empty(view.values.shape, np.float32)
+    for c, image in enumerate(view.values):
+        pieces = np.array_split(image, n, axis=long - 1)
+        dark = ndi.median_filter([float(np.percentile(p, 25)) for p in pieces], 5, mode="nearest")
+        ends = np.cumsum([p.shape[long - 1] for p in pieces])
+        middles = ends - np.diff(ends, prepend=0) / 2
+        level = np.interp(np.arange(ends[-1]), middles, dark).astype(np.float32)
+        out[c] = image - (level if long == 2 else level[:, None])
+        out[c] -= np.median(out[c])
+    return np.asarray(ndi.gaussian_filter(out, (0, COARSE_BLUR, COARSE_BLUR), truncate=3))
+
+# %% ../../nbs/05_mosaic/23_search.ipynb #8108d609
+def likeliest(a: Strip, b: Strip, plan: Search, centre: NDArray[np.int_]) -> Floats | None:
+    """The displacement in bins where binned strips share most and differ least; None if nowhere the one outweighs the other."""
+    total: Any = np.float32(0)
+    one, two = _above_background(a), _above_background(b)
+    wa, wb = (
+        np.ones(s.values.shape[1:], np.float32) if s.weight is None else s.weight for s in (a, b)
+    )
+    fwa, fwb = sf.rfft2(wa, plan.shape), sf.rfft2(wb, plan.shape)
+    for p, q in zip(one * wa, two * wb, strict=True):
+        noise = float(np.median(p * p) + np.median(q * q)) / (2 * 0.455) + 1e-12
+        fp, fq = sf.rfft2(p, plan.shape), sf.rfft2(q, plan.shape)
+        power = sf.rfft2(p * p, plan.shape) * fwb.conj() + fwa * sf.rfft2(q * q, plan.shape).conj()
+        against = power / 2 - noise * fwa * fwb.conj()
+        total = total + ((1 + MISMATCH) * fp * fq.conj() - MISMATCH * against) / noise
+    z = sf.irfft2(total, plan.shape)
+    peak = find_peaks(z, centre, plan.reach // plan.bins + 1, most=1)[0]
+    at = np.round(peak.displacement).astype(int) % np.array(z.shape)
+    return None if peak.at_limit or z[tuple(at)] <= 0 else peak.displacement

@@ -9,57 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.fft as sf
-from numpy.typing import NDArray
 from scipy import ndimage as ndi
 
 from .offsets import FINE_HIGH_PASS, Offset, matching
-from .search import COARSE_BLUR, SHARE_BOX, Floats, Search, find_peaks, share
+from .search import SHARE_BOX, Floats, flatten, share
 from .strips import Pixels, Strip
 
 # %% auto #0
-__all__ = ['MISMATCH', 'BLOCK', 'MARGIN_PX', 'LEAST_SHARE', 'Slices', 'GAIN_ERROR', 'SLOPE', 'ASTRAY_PX', 'likeliest',
-           'content_box', 'sharpen']
-
-# %% ../../nbs/05_mosaic/24_sparse.ipynb #21bd98d1
-MISMATCH = 10.0  # lambda
-BLOCK = 64  # bins
-
-
-def _above_background(view: Strip) -> Pixels:
-    """(c, y, x) less the dark level of stretches of `BLOCK` bins along the longer side, softened."""
-    long = int(view.values.shape[2] >= view.values.shape[1]) + 1
-    n = max(1, view.values.shape[long] // BLOCK)
-    out = np.empty(view.values.shape, np.float32)
-    for c, image in enumerate(view.values):
-        pieces = np.array_split(image, n, axis=long - 1)
-        dark = ndi.median_filter([float(np.percentile(p, 25)) for p in pieces], 5, mode="nearest")
-        ends = np.cumsum([p.shape[long - 1] for p in pieces])
-        middles = ends - np.diff(ends, prepend=0) / 2
-        level = np.interp(np.arange(ends[-1]), middles, dark).astype(np.float32)
-        out[c] = image - (level if long == 2 else level[:, None])
-        out[c] -= np.median(out[c])
-    return np.asarray(ndi.gaussian_filter(out, (0, COARSE_BLUR, COARSE_BLUR), truncate=3))
-
-# %% ../../nbs/05_mosaic/24_sparse.ipynb #8108d609
-def likeliest(a: Strip, b: Strip, plan: Search, centre: NDArray[np.int_]) -> Floats | None:
-    """The displacement in bins where binned strips share most and differ least; None if nowhere the one outweighs the other."""
-    total: Any = np.float32(0)
-    one, two = _above_background(a), _above_background(b)
-    wa, wb = (
-        np.ones(s.values.shape[1:], np.float32) if s.weight is None else s.weight for s in (a, b)
-    )
-    fwa, fwb = sf.rfft2(wa, plan.shape), sf.rfft2(wb, plan.shape)
-    for p, q in zip(one * wa, two * wb, strict=True):
-        noise = float(np.median(p * p) + np.median(q * q)) / (2 * 0.455) + 1e-12
-        fp, fq = sf.rfft2(p, plan.shape), sf.rfft2(q, plan.shape)
-        power = sf.rfft2(p * p, plan.shape) * fwb.conj() + fwa * sf.rfft2(q * q, plan.shape).conj()
-        against = power / 2 - noise * fwa * fwb.conj()
-        total = total + ((1 + MISMATCH) * fp * fq.conj() - MISMATCH * against) / noise
-    z = sf.irfft2(total, plan.shape)
-    peak = find_peaks(z, centre, plan.reach // plan.bins + 1, most=1)[0]
-    at = np.round(peak.displacement).astype(int) % np.array(z.shape)
-    return None if peak.at_limit or z[tuple(at)] <= 0 else peak.displacement
+__all__ = ['MARGIN_PX', 'LEAST_SHARE', 'Slices', 'GAIN_ERROR', 'SLOPE', 'ASTRAY_PX', 'content_box', 'sharpen']
 
 # %% ../../nbs/05_mosaic/24_sparse.ipynb #db70ef7a
 MARGIN_PX, LEAST_SHARE = 31, 0.3
@@ -157,6 +114,7 @@ class _Normal:
     y: Floats
     score: Floats
     noise: float
+    views: tuple[Pixels, Pixels, Pixels]  # of both tiles with margins, and their common weight
 
     @property
     def project(self) -> Floats:
@@ -225,7 +183,8 @@ def _normal(a: Strip, b: Strip, at: Slices, c: int, sigma: float, rest: Floats |
     n[gains, gains] = np.maximum(n[gains, gains], 0) + prior
     y = np.asarray((x * flat) @ _less_local((p - q)[inner] * both).ravel(), float)
     score = np.asarray((x * flat**2) @ x.T, float)
-    return _Normal((scenes[0], scenes[1]), x, weight, n, y, score, float(noise.sum()))
+    views = (p, q, np.asarray(wp * wq, np.float32))
+    return _Normal((scenes[0], scenes[1]), x, weight, n, y, score, float(noise.sum()), views)
 
 # %% ../../nbs/05_mosaic/24_sparse.ipynb #48daac41
 def _solve(parts: list[_Normal]) -> tuple[Floats, Floats] | None:
@@ -277,15 +236,37 @@ def sharpen(a: Strip, b: Strip, start: Floats, sigma: float, steps: int = 12) ->
     return None
 
 # %% ../../nbs/05_mosaic/24_sparse.ipynb #1eeef575
-def _moments(k: _Normal, rest: Floats) -> tuple[float, float, float]:
-    """Variances of both tiles at the place found, the gain shared out, and their covariance."""
-    gains = np.linalg.solve(k.n[2:, 2:], k.y[2:] - k.n[2:, :2] @ rest)
-    half = (gains @ k.columns[2:]).reshape(k.weight.shape) / 2
-    p = k.scenes[0].band + np.tensordot(rest / 2, k.scenes[0].slope, 1) - half
-    q = k.scenes[1].band - np.tensordot(rest / 2, k.scenes[1].slope, 1) + half
+def _common(v: Pixels, both: Pixels, sigma: float) -> Pixels:
+    """(y, x) blurred, less the surroundings, from the pixels that `both` tiles show, and no others."""
+    soft = ndi.gaussian_filter(v * both, sigma, truncate=3)
+    soft /= np.maximum(ndi.gaussian_filter(both, sigma, truncate=3), 1e-3)
+    return flatten(soft, both, FINE_HIGH_PASS)
+
+
+def _moments(k: _Normal, rest: Floats, sigma: float) -> tuple[float, float, float, float]:
+    """Variances of both tiles at the place found, the gain shared out, their covariance, and the noise of their difference.
+
+    Of common pixels alone: what one tile shows beyond the other's border would agree with itself.
+    """
+    *tiles, both = k.views
+    m = int(np.ceil(3 * sigma)) + 1
+    inner = (slice(m, -m),) * 2
     w = k.weight / max(float(k.weight.sum()), 1e-9)
+    bands = []
+    for v, sign in zip(tiles, (0.5, -0.5), strict=True):
+        down, right = np.gradient(v)
+        moved = np.asarray(v + sign * (rest[0] * down + rest[1] * right), np.float32)
+        bands.append(_common(moved, both, sigma)[inner])
+    gains = np.linalg.solve(k.n[2:, 2:], k.y[2:] - k.n[2:, :2] @ rest)
+    gains = np.clip(gains, -3 * GAIN_ERROR, 3 * GAIN_ERROR)  # more is no gain but a blank tile
+    down, right = _across(k.weight)
+    half = (gains[0] + gains[1] * down + gains[2] * right) * (bands[0] + bands[1]) / 4
+    p, q = bands[0] - half, bands[1] + half
     p, q = p - (w * p).sum(), q - (w * q).sum()
-    return float((w * p * p).sum()), float((w * q * q).sum()), float((w * p * q).sum())
+    narrow = ndi.gaussian_filter(both, sigma / np.sqrt(2), truncate=3)
+    wide = np.maximum(ndi.gaussian_filter(both, sigma, truncate=3), 1e-3)
+    noise = k.noise / (4 * np.pi * sigma**2) * float((w * (narrow / wide**2)[inner]).sum())
+    return float((w * p * p).sum()), float((w * q * q).sum()), float((w * p * q).sum()), noise
 
 # %% ../../nbs/05_mosaic/24_sparse.ipynb #2c7837e7
 def _describe(
@@ -296,8 +277,8 @@ def _describe(
     together = both = excess = structure = error = snr = chance = 0.0
     area = 4 * np.pi * sigma**2  # pixels that share their noise
     for k in parts:
-        va, vb, cov = _moments(k, rest)
-        noise, total = k.noise / area, max(float(k.weight.sum()), 1e-9)
+        va, vb, cov, noise = _moments(k, rest, sigma)
+        total = max(float(k.weight.sum()), 1e-9)
         sa, sb = max(va - noise / 2, 1e-3 * va), max(vb - noise / 2, 1e-3 * vb)
         differ = max(va + vb - 2 * cov, noise) + 1e-12
         scores += k.project @ k.score @ k.project.T / k.noise * differ / noise
