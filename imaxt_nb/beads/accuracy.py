@@ -40,8 +40,8 @@ def plot_centre_errors(
     axes[0].loglog(
         *running_median(snr, given_um), "k--", lw=1, label="median expected from the fit's errors"
     )
-    axes[0].axhline(0.1, color="C3", lw=0.8, label="0.1 um")
-    axes[0].set(xlabel="S/N of a pixel inside the bead", ylabel="error of the centre (um)")
+    axes[0].axhline(0.1, color="C3", lw=0.8, label="0.1 µm")
+    axes[0].set(xlabel="S/N of a pixel inside the bead", ylabel="error of the centre (µm)")
     axes[0].legend(fontsize=8)
     if seen_snr is not None and len(seen_snr):
         axes[1].hist(seen_snr, bins=30, color="0.6")
@@ -52,13 +52,18 @@ def plot_centre_errors(
 def plot_registration_errors(table: pd.DataFrame) -> Any:
     """Median error against beads a section, one line for each `kind` (paper, Fig. 16); columns kind, beads, error_um."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     fig, ax = plt.subplots(figsize=(6, 4), layout="constrained")
     for name, part in table.groupby("kind", sort=False):
         part = part.sort_values("beads")
         ax.loglog(part.beads, part.error_um, "o-", ms=4, label=name)
     ax.axvline(20, color="0.7", lw=0.8)
-    ax.axhline(5, color="C3", lw=0.8, ls=":", label="5 um (the paper's, six parameters, 20 beads)")
-    ax.set(xlabel="beads a section", ylabel="median error (um)")
+    ax.axhline(5, color="C3", lw=0.8, ls=":", label="5 µm (the paper's, six parameters, 20 beads)")
+    ax.set(xlabel="beads a section", ylabel="median error (µm)")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter("{x:g}")
     ax.legend(fontsize=8)
     return fig

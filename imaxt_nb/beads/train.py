@@ -280,8 +280,7 @@ def ship_detector(
     """Weights (half precision) with their card in `folder`, for `weights=` of the steps."""
     from imaxt_nb.beads.propose import HIGH, PROBABLE, RISE
 
-    kept = ("steps", "batch", "patch_px", "fields", "filters", "learning_rate", "precision", "seed")
-    kept += ("start_from",)
+    kept = "steps batch patch_px fields filters learning_rate precision seed start_from".split()
     card = ModelCard(
         p.name, "3", "Proposes beads on a coarse image: probability, and depth in the disc.", p.config,
         object_px=2 * RADIUS_PX, pixel_um=COARSE_UM, normalisation={"levels": "beads.targets.PlaneLevels, and the mask of known pixels"},
