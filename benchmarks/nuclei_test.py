@@ -20,7 +20,7 @@ import pandas as pd
 
 from imaxt_nb.cells import dataset_plots, sources, tuning
 from imaxt_nb.cells.dataset import read_dataset
-from imaxt_nb.cells.predict import segmenter
+from imaxt_nb.cells.predict import DEFAULT_VIEWS, segmenter
 from imaxt_nb.networks.weights import load_card
 
 COLUMNS = [
@@ -90,7 +90,7 @@ def write(out, some, items, network, rival, seconds, settings, model) -> None:
     ]
     text = [
         "# Nuclei on the untouched test split", "",
-        f"Model nuclei {card.version}, thresholds {card.thresholds}; {len(items)} images, {int(total.n_truth)} nuclei,",
+        f"Model nuclei {card.version}, {DEFAULT_VIEWS} views averaged, thresholds {card.thresholds}; {len(items)} images, {int(total.n_truth)} nuclei,",
         "of sources (fields, acquisitions) that are neither in training nor in validation. Sizes are estimated.", "",
         markdown(pd.DataFrame(figures, columns=["figure", "measured", "wanted"])), "",
         "## By group", "", markdown(ours[["group", *COLUMNS, *ERRORS]]), "",

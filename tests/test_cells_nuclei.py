@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from click.testing import CliRunner
 from pipeline import imaxt
 
 from imaxt_nb.cells.dataset import Labelled, clean_labels, read_dataset
@@ -23,6 +24,7 @@ from imaxt_nb.cells.score import score
 from imaxt_nb.cells.sources import assign_splits, find_groups
 from imaxt_nb.cells.star import candidates, nms, star_targets, to_labels
 from imaxt_nb.cells.synthetic import drawn_nuclei, empty_field
+from imaxt_nb.cli.predict import predict
 from imaxt_nb.core.errors import BadInput
 from imaxt_nb.networks.weights import SHIPPED
 
@@ -116,6 +118,18 @@ def test_images_without_nuclei_are_in_doubt(field: Labelled) -> None:
     assert doubt_of(noise, few, 10, estimated=False) == doubt_of(noise, few, 10).split("; ")[1]
     assert "0.2% of the image" in doubt_of(noise, few, 10) and "noise" in doubt_of(noise, few, 10)
     assert not find_nuclei(field.image, model).doubt
+
+
+def test_the_command_warns_of_images_in_doubt(tmp_path: Path, field: Labelled) -> None:
+    noise = np.random.default_rng(3).normal(1000, 30, (120, 120))
+    for name, image in (("noise", noise), ("drawn", 10 * field.image[:120, :120])):
+        tifffile.imwrite(tmp_path / f"{name}.tif", image.astype(np.uint16))
+    told = ["nuclei", str(tmp_path), "--out", str(tmp_path / "labels")]
+    done = CliRunner().invoke(predict, told)
+    assert done.exit_code == 0 and "1 in doubt" in done.output, done.output
+    assert "warning: noise.tif: no nuclei" in done.output
+    assert tifffile.imread(tmp_path / "labels/noise.tif").dtype == np.uint32
+    assert CliRunner().invoke(predict, [*told, "--views", "9"]).exit_code == 2
 
 
 @pytest.mark.parametrize("views", [2, 8])

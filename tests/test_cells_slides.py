@@ -142,7 +142,8 @@ def test_a_band_skips_what_does_not_exist(tmp_path: Path) -> None:
         replace(DISCS, predict=OfWhole(noted), tall=20), plane, str(tmp_path / "a"), 256
     )
     alone, _ = propose(DISCS, plane, str(tmp_path / "b"), 512)
-    assert sorted(seen) == [1024 + 96] * 2 + [3300 - 2048 + 96] * 2  # blocks of 1024 rows, and their halo
+    # blocks of 1024 rows, and their halo
+    assert sorted(seen) == [1024 + 96] * 2 + [3300 - 2048 + 96] * 2
     order, other = (np.lexsort(f.points.T) for f in (found, alone))
     assert np.array_equal(found.points[order], alone.points[other]) and len(found) > 100
     assert not ((found.points[:, 0] >= 900) & (found.points[:, 0] < 2200)).any()

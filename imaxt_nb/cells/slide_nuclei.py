@@ -51,7 +51,11 @@ class NucleiParameters(Parameters):
     )
     threshold: float = param(0.0, "probability of a nucleus; 0: the model's own", ge=0, lt=1)
     tile_px: int = param(
-        1680, "tiles at the network's scale: memory, never the result", unit="px", ge=256, le=8192
+        1680,
+        "width of tiles at the network's scale: memory, never the result",
+        unit="px",
+        ge=256,
+        le=8192,
     )
     cofactor: float = param(100.0, "X is arcsinh(mean / cofactor)", unit="counts", gt=0)
 
@@ -211,7 +215,7 @@ def segment_slide(
     diameter = find_diameter(network, plane, pitch, p.nucleus_um)
     plane = replace(plane, zoom=magnification(diameter, network.object_px))
     about = {"key": key, "network": network.mark, "zoom": plane.zoom, "diameter_px": diameter, "threshold": network.threshold}  # fmt: skip
-    folder = _working_folder(sample, name, about | {"tile_px": p.tile_px})
+    folder = _working_folder(sample, name, about | {"tile": [network.tall, p.tile_px]})
     with lock(sample.path("images", f"{name}_nuclei")):
         found, failed = propose(network, plane, folder, p.tile_px, lambda t: warn(f"{name}: {t}"))
         stars = decide(found, network.overlap, plane.zoom)

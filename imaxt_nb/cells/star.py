@@ -178,7 +178,8 @@ def mean_answer(
     rows, columns = (-(-n // grid) for n in image.shape[:2])
     pad = [(0, (1 - n) % grid) for n in image.shape[:2]]  # points of the grid stay points
     whole = np.pad(image, [*pad, (0, 0)], mode="edge")
-    prob, dist = np.float32(0), np.float32(0)
+    prob: Any = 0
+    dist: Any = 0
     for view in VIEWS[:views]:
         p, d = turned_back(view, *answer(seen_in(view, whole)))
         prob, dist = prob + p, dist + p[..., None] * d

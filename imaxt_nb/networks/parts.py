@@ -79,10 +79,8 @@ class Rows:
         self._parts = [(a, part) for a, part in self._parts if a + part.shape[0] > before]
 
 # %% ../../nbs/04_networks/06_parts.ipynb #081a2b40
-ROWS, LOW_ROWS = (
-    128,
-    32,
-)  # of the first level and of those below at a time: enough that convolutions are as fast as on a whole image
+# of the first level and of those below at a time: of a band 1680 wide 1.10 of the time of whole windows; 64 and 24 rows 1.19, 192 and 48 no less
+ROWS, LOW_ROWS = 128, 32
 ReadRows = Callable[[int, int], NDArray[np.float32]]
 
 
