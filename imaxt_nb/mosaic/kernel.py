@@ -119,7 +119,7 @@ def _row(
             out[i] = np.nan
 
 
-@njit(fastmath={"contract"}, inline="always")
+@njit(fastmath={"contract"})
 def _add(z: Any, a: Any, num: Any, den: Any, start: int, stop: int) -> bool:
     """Add pixels of a row to the sums, those that are not numbers left out; whether some of these have confidence."""
     bad = 0
