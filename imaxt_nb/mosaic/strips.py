@@ -114,7 +114,8 @@ def _stabilise(num: Any, den: Any, zero: Any, top: int, values: Any, weight: Any
     none, one, most = np.float32(0), np.float32(1), np.float32(np.inf)
     for i in range(num.shape[1]):
         trust = weight[top + i]
-        trust[:] = den[0, i]
+        for j in range(trust.size):
+            trust[j] = den[0, i, j]
         for c in range(num.shape[0]):
             a, b, out, low = num[c, i], den[c, i], values[c, top + i], zero[c]
             for j in range(trust.size):
