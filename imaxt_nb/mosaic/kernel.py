@@ -12,7 +12,7 @@ import numpy as np
 from ..core.compiled import njit
 
 # %% auto #0
-__all__ = ['F', 'U', 'BLOCK', 'accumulate_rows']
+__all__ = ['F', 'U', 'BLOCK', 'PART', 'accumulate_rows']
 
 # %% ../../nbs/05_mosaic/00_kernel.ipynb #0f8a3808
 # Unsigned indices need no check for negative ones, which keeps loops from becoming vector instructions.

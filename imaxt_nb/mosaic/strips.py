@@ -148,7 +148,7 @@ def _ideal(
         _stabilise(num, den, root.zero, top, values, weight)
     return values, weight
 
-# %%
+# %% ../../nbs/05_mosaic/20_strips.ipynb #152b74e9
 def cut_strip(
     tile: NDArray[Any], box: Box, calibration: Calibration, root: Stabiliser, step: int = 16
 ) -> Strip:
