@@ -1,6 +1,6 @@
 """Cost of the whole chain, from TissueCyte's TIFFs to cube and pyramid, a tile position (2080 px, 4 channels).
 
-    python benchmarks/stpt_cost.py [--grid 4x4] [--sections 2] [--raw FOLDER] [--out FOLDER]
+    python benchmarks/stpt_cost.py [--grid 4x4] [--sections 2] [--raw FOLDER] [--out FOLDER] [--repeats 3]
     python benchmarks/stpt_cost.py --memory      # peak memory of rendering 2 and 20 sections
 
 Core-seconds are user + system time of the process with all its threads. The yardstick is a plain copy of the same TIFFs
@@ -15,11 +15,13 @@ import argparse
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +73,8 @@ def plain_copy(raw: Path, out: Path) -> None:
         array[k] = tifffile.imread(file)
 
 
-def chain(raw: Path, home: Path) -> tuple[Clock, int]:
-    """Convert, calibrate, place, render; the positions that there are."""
+def chain(raw: Path, home: Path, known: str = "") -> tuple[Clock, int, str]:
+    """Convert, calibrate (unless a calibration is `known`), place, render; the positions that there are; the calibration's folder."""
     from imaxt_nb.mosaic.calibrate import CalibrateParameters, calibrate_sample
     from imaxt_nb.mosaic.calibration import load_calibration
     from imaxt_nb.mosaic.positions import PlaceParameters, place_sample
@@ -84,8 +86,12 @@ def chain(raw: Path, home: Path) -> tuple[Clock, int]:
     clock, sample = Clock(), Sample.create("cost", str(home))
     clock("convert", lambda: convert_stpt(raw, sample))
     tiles = RawTiles.open(sample.path("raw", "stpt.zarr"))
-    clock("calibrate", lambda: calibrate_sample(sample, tiles, CalibrateParameters()))
-    calibration = load_calibration(sample.path("calibration", "stpt"))
+    folder = sample.path("calibration", "stpt")
+    if known:
+        shutil.copytree(known, folder, dirs_exist_ok=True)
+    else:
+        clock("calibrate", lambda: calibrate_sample(sample, tiles, CalibrateParameters()))
+    calibration = load_calibration(folder)
     # Told, as few tiles of a small grid have tissue in their overlaps; it is found once a sample.
     places = PlaceParameters(orientation=[[0, 1], [-1, 0]])
     clock("offsets and placement", lambda: place_sample(sample, tiles, calibration, places))
@@ -94,27 +100,44 @@ def chain(raw: Path, home: Path) -> tuple[Clock, int]:
         "render, confidence, pyramids",
         lambda: render_sample(sample, tiles, table, calibration, RenderParameters()),
     )
-    return clock, len(table)
+    return clock, len(table), folder
 
 
-def cost(raw: Path, scratch: Path) -> None:
-    """The table, second of two runs (the first compiles)."""
+def cost(raw: Path, scratch: Path, repeats: int) -> None:
+    """The table: each repeat with its copy, after a run that compiles; calibrated once more in the first of them."""
     chain(raw, scratch / "first")
-    clock, positions = chain(raw, scratch / "second")
-    clock("plain copy", lambda: plain_copy(raw, scratch / "copy.zarr"))
+    rows: dict[str, list[tuple[float, float]]] = {}
+    known, positions = "", 1
+    for k in range(repeats):
+        clock, positions, folder = chain(raw, scratch / f"run{k}", known)
+        known = known or folder
+        clock("plain copy", partial(plain_copy, raw, scratch / f"copy{k}.zarr"))
+        for name, cpu, wall in clock.rows:
+            rows.setdefault(name, []).append((cpu / positions, wall))
+        print(f"repeat {k + 1}, load {os.getloadavg()[0]:.1f}", flush=True)
     print(
         f"{positions} tile positions of {CHANNELS} x {TILE} x {TILE}; {platform.machine()}, {os.cpu_count()} cores\n"
     )
     print("| stage | core-seconds a tile position | seconds in all |\n|---|---|---|")
-    for name, cpu, wall in clock.rows:
-        print(f"| {name} | {cpu / positions:.3f} | {wall:.1f} |")
-    cpu = {name: seconds for name, seconds, _ in clock.rows}
-    copy, sample = cpu.pop("plain copy") / positions, cpu.pop("calibrate")
-    total = sum(cpu.values()) / positions
-    for name, n in (("of these positions", positions), (f"of {LARGE} positions", LARGE)):
-        each = total + sample / n
-        print(f"| **whole chain, a sample {name}** | **{each:.3f}** (bar 1.0) | |")
-        print(f"| over the plain copy | {each / copy:.1f} x (bar 6) | |")
+    for name, each in rows.items():
+        print(f"| {name} | {_listed([c for c, _ in each])} | {_listed([w for _, w in each], 1)} |")
+    (sample,) = (cpu * positions for cpu, _ in rows.pop("calibrate"))
+    copies = [cpu for cpu, _ in rows.pop("plain copy")]
+    totals = [sum(cpu for cpu, _ in run) for run in zip(*rows.values(), strict=True)]
+    for what, more in (
+        ("without calibration", 0.0),
+        ("a sample of these positions", sample / positions),
+        (f"a sample of {LARGE} positions", sample / LARGE),
+    ):
+        print(
+            f"| **whole chain, {what}** | **{_listed([t + more for t in totals])}** (bar 1.0) | |"
+        )
+        ratios = [(t + more) / c for t, c in zip(totals, copies, strict=True)]
+        print(f"| over the plain copy of the same repeat | {_listed(ratios, 1)} x (bar 6) | |")
+
+
+def _listed(values: list[float], digits: int = 3) -> str:
+    return ", ".join(f"{v:.{digits}f}" for v in values)
 
 
 def render_many(sections: int, home: Path) -> None:
@@ -176,6 +199,7 @@ def main() -> None:
     ask.add_argument("--sections", type=int, default=2)
     ask.add_argument("--raw", type=Path, help="a TissueCyte folder (default: simulated)")
     ask.add_argument("--out", type=Path, help="working folder (default: a temporary one)")
+    ask.add_argument("--repeats", type=int, default=1)
     ask.add_argument("--memory", action="store_true")
     ask.add_argument("--render", type=int, help=argparse.SUPPRESS)
     a = ask.parse_args()
@@ -201,7 +225,7 @@ def main() -> None:
             if a.raw is None:
                 rows, columns = map(int, a.grid.split("x"))
                 simulate(raw, a.sections, (rows, columns))
-            cost(raw, Path(scratch))
+            cost(raw, Path(scratch), a.repeats)
 
 
 if __name__ == "__main__":

@@ -91,7 +91,8 @@ def _trust(den: Any, out: Any) -> None:
     """Mean of den (c, y, x) over channels in steps of 1/256, at least one where it is above 0."""
     share, step = np.float32(256.0 / den.shape[0]), np.float32(1 / 256)
     for i in range(out.shape[0]):
-        out[i] = den[0, i]
+        for j in range(out.shape[1]):
+            out[i, j] = den[0, i, j]
         for c in range(1, den.shape[0]):
             for j in range(out.shape[1]):
                 out[i, j] += den[c, i, j]

@@ -96,16 +96,20 @@ def check_displacement(displacement: NDArray[Any], shape: tuple[int, int], step:
 
 
 def source_box(
-    box: Box, shift: tuple[float, float], reach: tuple[float, float], shape: tuple[int, int]
-) -> Box:
+    box: Box, shift: tuple[float, float], displacement: NDArray[np.float32], step: int, shape: tuple[int, int],
+) -> Box:  # fmt: skip
     """The pixels of a raw tile of `shape` that the ideal box + `shift` needs; may be empty.
 
-    `reach`: the largest |d_row| and |d_col| of the distortion, in px.
+    `displacement` (2, ny, nx), (d_row, d_col) at every `step` px: between its points it is within what they say.
     """
-    ends = []
-    for a, b, s, d, n in zip(box[::2], box[1::2], shift, reach, shape, strict=True):
-        low = min(n, max(0, int(np.floor(a + s - d)) - REACH))
-        high = max(low, min(n, int(np.ceil(b - 1 + s + d)) + REACH + 1))
+    nodes, ends = [], []
+    for a, b, s, m in zip(box[::2], box[1::2], shift, displacement.shape[1:], strict=True):
+        first = min(max(int((a + s) // step), 0), m - 2)
+        nodes.append(slice(first, max(first, min(int((b - 1 + s) // step), m - 2)) + 2))
+    near = displacement[:, nodes[0], nodes[1]]
+    for a, b, s, d, n in zip(box[::2], box[1::2], shift, near, shape, strict=True):
+        low = min(n, max(0, int(np.floor(a + s + d.min())) - REACH))
+        high = max(low, min(n, int(np.ceil(b - 1 + s + d.max())) + REACH + 1))
         ends += [low, high]
     return ends[0], ends[1], ends[2], ends[3]
 
@@ -184,7 +188,9 @@ def accumulate(
     box = _reached(place, reach, shape, num.shape[-2:])
     if box[0] >= box[1] or box[2] >= box[3]:
         return
-    r0, r1, c0, c1 = source_box(box, place, reach, shape)
+    r0, r1, c0, c1 = source_box(box, place, lattice, step, shape)
+    if r0 >= r1 or c0 >= c1:
+        return
     cut = (..., slice(r0, r1), slice(c0, c1))
     part = raw[cut]
     known = [None if a is None else a[cut] for a in (dark, flat, weight)]

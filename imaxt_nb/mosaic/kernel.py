@@ -12,13 +12,13 @@ import numpy as np
 from ..core.compiled import njit
 
 # %% auto #0
-__all__ = ['F', 'U', 'BLOCK', 'accumulate_rows']
+__all__ = ['F', 'U', 'BLOCK', 'PART', 'accumulate_rows']
 
 # %% ../../nbs/05_mosaic/00_kernel.ipynb #0f8a3808
 # Unsigned indices need no check for negative ones, which keeps loops from becoming vector instructions.
 F: Any = np.float32
 U: Any = np.uint64
-BLOCK = 16
+BLOCK, PART = 16, 128  # columns that are interpolated, that are looked at, together
 
 
 @njit
@@ -120,12 +120,12 @@ def _row(
 
 
 @njit(fastmath={"contract"})
-def _add(z: Any, a: Any, num: Any, den: Any) -> bool:
-    """Add a row to the sums, pixels that are not numbers left out; whether there were any."""
+def _add(z: Any, a: Any, num: Any, den: Any, start: int, stop: int) -> bool:
+    """Add pixels of a row to the sums, those that are not numbers left out; whether some of these have confidence."""
     bad = 0
-    for j in range(num.size):
+    for j in range(U(start), U(stop)):
         ok = z[j] == z[j]
-        bad += not ok
+        bad += (not ok) & (a[j] != F(0))
         num[j] += a[j] * z[j] if ok else F(0)
         den[j] += a[j] if ok else F(0)
     return bad > 0
@@ -150,11 +150,12 @@ def _usable(s: Any, w: Any, k: int, p: int, q: int, fr: Any, fc: Any) -> Any:
 
 @njit
 def _careful(
-    s: Any, w: Any, k: int, p: Any, q: Any, u: Any, v: Any, z: Any, num: Any, den: Any
-) -> None:
-    """Add the pixels of a row that `z` has no number for."""
-    for j in range(num.size):
-        if z[j] != z[j]:
+    s: Any, w: Any, k: int, p: Any, q: Any, u: Any, v: Any, z: Any, a: Any, num: Any, den: Any,
+    start: int, stop: int,
+) -> None:  # fmt: skip
+    """Add those of some pixels of a row that `z` has no number for."""
+    for j in range(start, stop):
+        if z[j] != z[j] and a[j] != F(0):
             value, weight, total = _usable(s, w, k, p[j], q[j] + j, u[0, j], v[0, j])
             if total > 0:
                 num[j] += weight * value / total
@@ -203,5 +204,7 @@ def accumulate_rows(
         for k in range(s.shape[0]):
             to, of = num[k, i, box[2] : box[3]], den[k, i, box[2] : box[3]]
             _row(s, k, p, q, u, v, starts, count, cubic, z)
-            if _add(z, a, to, of):
-                _careful(s, w, k, p, q, u, v, z, to, of)
+            for j in range(0, n, PART):
+                e = min(j + PART, n)
+                if _add(z, a, to, of, j, e):
+                    _careful(s, w, k, p, q, u, v, z, a, to, of, j, e)

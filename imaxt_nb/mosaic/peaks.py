@@ -44,7 +44,8 @@ def lag_sums(a: Any, wa: Any, b: Any, wb: Any, n: int, out: Any) -> None:
                 t[3] += s3
                 t[4] += s4
                 t[5] += s5
-            out[u + n, v + n] = t
+            for k in range(6):  # a whole row at once would compile Numba's texts of errors, 20 MB
+                out[u + n, v + n, k] = t[k]
 
 # %% ../../nbs/05_mosaic/21_peaks.ipynb #bd574273
 @njit(fastmath=True)

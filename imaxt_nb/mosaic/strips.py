@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.compiled import njit
 from ..core.errors import BadInput
 from .calibration import Calibration
-from .gather import Box, correct, gather
+from .gather import BAND, Box, accumulate, correct
 from .kernel import BLOCK
 
 # %% auto #0
@@ -104,6 +105,50 @@ def _less_dark(tile: NDArray[Any], dark: Pixels | None, cut: Any) -> Pixels:
     return correct(tile[cut], None if dark is None else dark[cut], None, None)[..., :-BLOCK]
 
 # %% ../../nbs/05_mosaic/20_strips.ipynb #6b33c732
+@njit(error_model="numpy")
+def _stabilise(num: Any, den: Any, zero: Any, top: int, values: Any, weight: Any) -> None:
+    """Means num / den (c, y, x), 0 where den is 0, on the stabilised scale, and the least den: rows from `top` of `values` (c, y, x), `weight` (y, x).
+
+    No weight where a mean isn't finite.
+    """
+    none, one, most = np.float32(0), np.float32(1), np.float32(np.inf)
+    for i in range(num.shape[1]):
+        trust = weight[top + i]
+        for j in range(trust.size):
+            trust[j] = den[0, i, j]
+        for c in range(num.shape[0]):
+            a, b, out, low = num[c, i], den[c, i], values[c, top + i], zero[c]
+            for j in range(trust.size):
+                d = b[j]
+                v = a[j] / (d if d > none else one)
+                v = v if d > none else none
+                above = v - low
+                out[j] = np.sqrt(above if above > none else none)
+                least = d if d < trust[j] else trust[j]
+                trust[j] = least if abs(v) < most else -one
+        for j in range(trust.size):
+            if trust[j] < none:
+                trust[j] = none
+                for c in range(num.shape[0]):
+                    values[c, top + i, j] = none
+
+
+def _ideal(
+    tile: NDArray[Any], box: Box, calibration: Calibration, root: Stabiliser, step: int
+) -> tuple[Pixels, Pixels]:
+    """A strip's values and weights at ideal places; in bands that stay in the processor's cache."""
+    rows, cols, lattice = box[1] - box[0], box[3] - box[2], calibration.lattice(step)
+    values = np.empty((len(tile), rows, cols), np.float32)
+    weight = np.empty((rows, cols), np.float32)
+    band = max(16, BAND // max(1, cols))
+    for top in range(0, rows, band):
+        num, den = np.zeros((2, len(tile), min(band, rows - top), cols), np.float32)
+        known = (calibration.dark, calibration.flat, calibration.weight, lattice, step)
+        accumulate(tile, *known, (box[0] + top, box[2]), 3, num, den)
+        _stabilise(num, den, root.zero, top, values, weight)
+    return values, weight
+
+# %% ../../nbs/05_mosaic/20_strips.ipynb #152b74e9
 def cut_strip(
     tile: NDArray[Any], box: Box, calibration: Calibration, root: Stabiliser, step: int = 16
 ) -> Strip:
@@ -113,24 +158,16 @@ def cut_strip(
     r0, r1, c0, c1 = box
     dark, every = calibration.dark, slice(None)
     if calibration.distortion is not None or calibration.flat is not None:
-        values, weights = gather(
-            tile,
-            box,
-            calibration.lattice(step),
-            step,
-            calibration.dark,
-            calibration.flat,
-            calibration.weight,
-        )
-        weight = weights.min(axis=0)
+        values, weight = _ideal(tile, box, calibration, root, step)
     else:
-        values = _less_dark(tile, dark, (every, slice(r0, r1), slice(c0, c1)))
+        plain = _less_dark(tile, dark, (every, slice(r0, r1), slice(c0, c1)))
         weight = calibration.weight[r0:r1, c0:c1]
-    bad = ~np.isfinite(values).all(axis=0)
-    if bad.any():
-        values = np.where(bad, root.zero[:, None, None], values)
-        weight = np.where(bad, 0, weight).astype(np.float32)
-    rows = r0 + _pairs_of_rows(r1 - r0, 8 if (r1 - r0) * (c1 - c0) > ENOUGH_PX else 2)
+        bad = ~np.isfinite(plain).all(axis=0)
+        if bad.any():
+            plain = np.where(bad, root.zero[:, None, None], plain)
+            weight = np.where(bad, 0, weight).astype(np.float32)
+        values = root(plain)
+    rows = r0 + _pairs_of_rows(r1 - r0, 16 if (r1 - r0) * (c1 - c0) > ENOUGH_PX else 2)
     plain = _less_dark(tile, dark, (every, rows, slice(c0, c1)))
     noise = noise_of(root(np.nan_to_num(plain)))
-    return Strip(root(values), None if weight.min() == 1 else weight, (r0, c0), noise)
+    return Strip(values, None if weight.min() == 1 else weight, (r0, c0), noise)

@@ -6,18 +6,18 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 from pathlib import Path
 from typing import Any
 
+import blake3
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import BadInput
 
 # %% auto #0
-__all__ = ['TIFF', 'PICTURES', 'is_tiff', 'is_image', 'decode', 'read_image']
+__all__ = ['TIFF', 'PICTURES', 'is_tiff', 'is_image', 'decode', 'digest_content', 'read_image']
 
 # %% ../../nbs/02_readers/12_tile_images.ipynb #551191e8
 TIFF = (".tif", ".tiff", ".tif.gz", ".tiff.gz")
@@ -45,7 +45,12 @@ def _decode_tiff(content: bytes) -> NDArray[Any]:
         if not ends or max(ends) > len(content):
             found = f"{len(content)} bytes"
             raise BadInput("cut off", found=found, expected=f"{max(ends, default=0)} bytes")
-        return np.asarray(page.asarray())
+        if not page.is_final:
+            return np.asarray(page.asarray())
+        # as it lies in the file: no copy
+        dtype = np.dtype(page.dtype).newbyteorder(tif.byteorder)
+        count, shape = int(np.prod(page.shape)), page.shape
+        return np.frombuffer(content, dtype, count, page.dataoffsets[0]).reshape(shape)
 
 
 def _decode_picture(content: bytes) -> NDArray[Any]:
@@ -65,10 +70,15 @@ def decode(name: str, content: bytes) -> NDArray[Any]:
     return _decode_tiff(content) if is_tiff(name) else _decode_picture(content)
 
 
+def digest_content(content: bytes) -> str:
+    """BLAKE3 (160 bits, hexadecimal) of a file's bytes, after `blake3:`."""
+    return "blake3:" + blake3.blake3(content).hexdigest(length=20)
+
+
 def read_image(file: Path, component: int | None = None) -> tuple[NDArray[Any], str]:
-    """The image (y, x) and the digest of the file; `component` picks from a colour image."""
+    """The image (y, x), read-only perhaps, and the digest of the file; `component` picks from a colour image."""
     content = file.read_bytes()
-    digest = hashlib.blake2b(content, digest_size=20).hexdigest()
+    digest = digest_content(content)
     image = decode(file.name, content)
     if component is not None and image.ndim == 3 and component < image.shape[2]:
         image = image[..., component]

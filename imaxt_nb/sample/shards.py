@@ -75,7 +75,7 @@ def _morton(place: Shape) -> int:
     )
 
 
-def _shard(block: Any, outer: Shape, inner: Shape, blosc: Any) -> bytes:
+def _shard(block: Any, outer: Shape, inner: Shape, blosc: Any) -> list[bytes]:
     """The chunks of shape `inner` that `block` reaches, of a shard of shape `outer`, and their index."""
     import google_crc32c
 
@@ -86,14 +86,15 @@ def _shard(block: Any, outer: Shape, inner: Shape, blosc: Any) -> bytes:
         index[place] = end, len(chunks[-1])
         end += len(chunks[-1])
     table = index.tobytes()
-    return b"".join([*chunks, table, google_crc32c.value(table).to_bytes(4, "little")])
+    return [*chunks, table, google_crc32c.value(table).to_bytes(4, "little")]
 
 
-def _write(file: Path, content: bytes) -> None:
+def _write(file: Path, content: list[bytes]) -> None:
     """In one step: a process that is killed leaves the old file or the new one."""
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f"{file.name}.partial")
-    draft.write_bytes(content)
+    with draft.open("wb") as f:
+        f.writelines(content)
     draft.replace(file)
 
 # %% ../../nbs/01_sample/14_shards.ipynb #fa4e77eb
@@ -119,7 +120,7 @@ def write_shards(array: Any, start: Shape, block: Any) -> None:
     home = Path(array.store.root, array.path)
     for place, cut in _pieces(block.shape, outer):
         part = block[cut]
-        made = _shard(part, outer, inner, blosc) if array.shards else _chunk(part, inner, blosc)
+        made = _shard(part, outer, inner, blosc) if array.shards else [_chunk(part, inner, blosc)]
         at = tuple(p + a // k for p, a, k in zip(place, start, outer, strict=True))
         _write(home / array.metadata.encode_chunk_key(at), made)
 
