@@ -51,7 +51,7 @@ class NucleiParameters(Parameters):
     )
     threshold: float = param(0.0, "probability of a nucleus; 0: the model's own", ge=0, lt=1)
     tile_px: int = param(
-        1680,
+        1440,
         "width of tiles at the network's scale: memory, never the result",
         unit="px",
         ge=256,
