@@ -151,9 +151,12 @@ def plot_places(tiles: pd.DataFrame, section: int, plane: int = 0, exaggerate: f
     shown = ax.scatter(x[linked], y[linked], c=error[linked], s=60, cmap="viridis")
     ax.scatter(x[~linked], y[~linked], s=60, facecolors="none", edgecolors="grey", label="stage")
     dx, dy = x - stage["x_um"].to_numpy(), y - stage["y_um"].to_numpy()
-    ax.quiver(
-        x, y, dx * exaggerate, dy * exaggerate, angles="xy", scale_units="xy", scale=1, width=0.003
-    )
+    dx, dy = dx * exaggerate, dy * exaggerate
+    ax.quiver(x, y, dx, dy, angles="xy", scale_units="xy", scale=1, width=0.003)
+    ax.update_datalim(
+        np.column_stack([x + dx, y + dy])
+    )  # arrows don't widen the axes by themselves
+    ax.autoscale_view()
     fig.colorbar(shown, ax=ax, label="error of the place (um)", shrink=0.8)
     ax.set_title(f"section {section}: place less stage, x {exaggerate:g}")
     ax.set_aspect("equal")
