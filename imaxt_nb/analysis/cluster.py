@@ -46,7 +46,7 @@ def _scanpy() -> Any:
             del sys.modules["tensorflow"]
     return scanpy
 
-
+# %% ../../nbs/11_analysis/05_cluster.ipynb #a58e1029
 def neighbour_graph(features: ArrayLike, p: AnalysisParameters) -> AnnData:
     """The graph of neighbours of n cells by their features (n, c), in `obsp` and `uns` of a table.
 
@@ -67,7 +67,7 @@ def neighbour_graph(features: ArrayLike, p: AnalysisParameters) -> AnnData:
     )
     return graph
 
-
+# %% ../../nbs/11_analysis/05_cluster.ipynb #c399d7a2
 def layout(graph: AnnData, p: AnalysisParameters) -> NDArray[np.float32]:
     """UMAP's positions (n, 2) of the cells of a graph."""
     sc = _scanpy()

@@ -33,7 +33,7 @@ __all__ = ['Message', 'OnEvent', 'Hand', 'verdict_of', 'Batch', 'run_batch', 'ru
 _all_ = ["Request", "read_requests"]  # a caller needs them, too
 Message = tuple["Hand", dict[str, Any] | None]
 
-
+# %% ../../nbs/12_archive/32_batch.ipynb #47ff90a7
 class Hand:
     """A worker process: give it a row, read what it says from the queue."""
 
@@ -107,7 +107,7 @@ def _lost(row: Row, run_id: str | None, settings: Settings) -> Outcome:
 # %% ../../nbs/12_archive/32_batch.ipynb #33f94a19
 OnEvent = Callable[[dict[str, Any]], None]
 
-
+# %% ../../nbs/12_archive/32_batch.ipynb #f0b21088
 class Batch:
     """Runs rows with `jobs` workers; `outcomes` has one entry a row that is over."""
 

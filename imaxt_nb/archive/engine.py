@@ -44,7 +44,7 @@ with skipping("rfc3987_syntax", "pyarrow", "pyarrow.fs"):
 KILLED = "killed"
 CellListener = Callable[[int, str, float | None], None]
 
-
+# %% ../../nbs/12_archive/23_engine.ipynb #f77c1139
 class TruthfulManager(NotebookExecutionManager):
     """Keeps the states of cells: pending, running, completed, failed, killed."""
 
