@@ -25,8 +25,10 @@ check: $(READY)
 	$(BIN)/ruff format --check nbs templates tests benchmarks docs
 	$(BIN)/mypy
 
+# Their temporary folders go with the test.
 notebooks: $(READY)
-	cd nbs && ../$(BIN)/nbdev-test --n-workers 2 --timing
+	scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && cd nbs && \
+	  TMPDIR=$$scratch ../$(BIN)/nbdev-test --n-workers 2 --timing
 
 readme: $(READY)
 	$(BIN)/python docs/readme.py
