@@ -17,7 +17,7 @@ from .search import SHARE_BOX, Floats, flatten, share
 from .strips import Pixels, Strip
 
 # %% auto #0
-__all__ = ['MARGIN_PX', 'LEAST_SHARE', 'Slices', 'GAIN_ERROR', 'SLOPE', 'ASTRAY_PX', 'content_box', 'sharpen']
+__all__ = ['MARGIN_PX', 'LEAST_SHARE', 'Slices', 'GLIMPSE', 'GAIN_ERROR', 'SLOPE', 'ASTRAY_PX', 'content_box', 'sharpen']
 
 # %% ../../nbs/05_mosaic/24_sparse.ipynb #db70ef7a
 MARGIN_PX, LEAST_SHARE = 31, 0.3
@@ -28,9 +28,9 @@ def _less_local(f: Pixels) -> Pixels:
     return np.asarray(f - box_mean(f, FINE_HIGH_PASS))
 
 
-def _shown(a: Strip, b: Strip, at: Slices, sigma: float) -> Pixels | None:
-    """The share (y, x) of structure that both strips have; None where it fills the overlap."""
-    shown: Any = None
+def _shown(a: Strip, b: Strip, at: Slices, sigma: float) -> tuple[Pixels | None, float]:
+    """The share (y, x) of structure that both strips have, None where it fills the overlap, and the signal to be expected of it."""
+    shown, signal = [], 0.0
     for c in range(len(a.values)):
         both: Any = None
         for s, k in zip((a, b), at, strict=True):
@@ -38,14 +38,21 @@ def _shown(a: Strip, b: Strip, at: Slices, sigma: float) -> Pixels | None:
             part = share(band, float(s.noise[c]) ** 2 / (4 * np.pi * sigma**2), SHARE_BOX * sigma)
             both = part if both is None else both if part is None else both * part
         if both is None:
-            return None
-        shown = both if shown is None else np.maximum(shown, both)
-    return np.asarray(shown)
+            return None, np.inf
+        each = np.minimum(np.sqrt(both), 0.999)
+        signal += float((both * each / (1 - each)).sum()) / (2 * np.pi * sigma**2)
+        shown.append(both)
+    return np.max(shown, axis=0), float(np.sqrt(signal))
 
 # %% ../../nbs/05_mosaic/24_sparse.ipynb #47485eaa
-def content_box(a: Strip, b: Strip, at: Slices, sigma: float) -> Slices:
-    """The part of the overlap `at` where both strips show something, with a margin."""
-    shown = _shown(a, b, at, sigma)
+GLIMPSE = 5.0
+
+
+def content_box(a: Strip, b: Strip, at: Slices, sigma: float) -> Slices | None:
+    """The part of the overlap `at` where both strips show something, with a margin; None if that is too little for a link."""
+    shown, signal = _shown(a, b, at, sigma)
+    if signal < GLIMPSE:
+        return None
     if shown is None or shown.max() <= LEAST_SHARE:
         return at
     ends = []
@@ -141,10 +148,10 @@ def _weighed(both: Pixels, bands: list[Pixels], noise: Floats, sigma: float) -> 
     return np.ascontiguousarray(both)
 
 # %% ../../nbs/05_mosaic/24_sparse.ipynb #76968036
-@njit
+@njit(fastmath=True)
 def _columns(scene: Any, y: int, down: Any, right: Any, out: Any) -> None:
     """Row y of a scene (slopes down and right, band): how the difference answers to displacement, gain, and its slopes."""
-    for x in range(out.shape[1]):
+    for x in range(right.size):
         band = scene[2, y, x]
         out[0, x], out[1, x] = -scene[0, y, x], -scene[1, y, x]
         out[2, x], out[3, x], out[4, x] = band, band * down, band * right[x]
@@ -158,26 +165,28 @@ def _dot(a: Any, b: Any) -> Any:
     return s
 
 
-@njit
+@njit(fastmath=True)
 def _products(
     mean: Any, one: Any, two: Any, weight: Any, differ: Any, down: Any, right: Any, cross: Any, y: Any, score: Any
 ) -> None:  # fmt: skip
     """Weighted sums (5, 5) of columns of scene `one` with those of `two`, (5,) of the mean's with `differ`, (5, 5) of the mean's by squared weight."""
     h, w = weight.shape
-    m, p, q = np.empty((3, 5, w), np.float32)
+    rows = np.empty((3, 5, w), np.float32)
+    m, p, q = rows[0], rows[1], rows[2]
     for i in range(h):
         _columns(mean, i, down[i], right, m)
         _columns(one, i, down[i], right, p)
         _columns(two, i, down[i], right, q)
         for j in range(5):
+            a, b = m[j], p[j]
             for x in range(w):
-                p[j, x] *= weight[i, x]
-                m[j, x] *= weight[i, x]
-            y[j] += _dot(m[j], differ[i])
+                a[x] *= weight[i, x]
+                b[x] *= weight[i, x]
+            y[j] += _dot(a, differ[i])
             for k in range(5):
-                cross[j, k] += _dot(p[j], q[k])
+                cross[j, k] += _dot(b, q[k])
             for k in range(j + 1):
-                score[j, k] += _dot(m[j], m[k])
+                score[j, k] += _dot(a, m[k])
 
 # %% ../../nbs/05_mosaic/24_sparse.ipynb #9049b2ad
 def _shared_noise(alone: Pixels, sigma: float, inner: Any) -> list[Pixels]:
@@ -258,6 +267,8 @@ def sharpen(a: Strip, b: Strip, start: Floats, sigma: float, steps: int = 12) ->
             return None
         if overlap != seen_at:
             box, seen_at = content_box(a, b, overlap, sigma), overlap
+        if box is None:
+            return None
         parts = [_normal(a, b, box, c, sigma, left) for c in range(len(a.values))]
         found = _solve(parts)
         if found is None:
