@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..core.compiled import njit
 from .filters import blur, box_mean, correlate, gaussian_taps, shift
@@ -17,7 +18,8 @@ from .search import SHARE_BOX, Floats, flatten, share
 from .strips import Pixels, Strip
 
 # %% auto #0
-__all__ = ['MARGIN_PX', 'LEAST_SHARE', 'Slices', 'GLIMPSE', 'GAIN_ERROR', 'SLOPE', 'ASTRAY_PX', 'content_box', 'sharpen']
+__all__ = ['MARGIN_PX', 'LEAST_SHARE', 'Slices', 'GLIMPSE', 'TELLING', 'GAIN_ERROR', 'SLOPE', 'ASTRAY_PX', 'content_box',
+           'sharpen']
 
 # %% ../../nbs/05_mosaic/24_sparse.ipynb #db70ef7a
 MARGIN_PX, LEAST_SHARE = 31, 0.3
@@ -28,33 +30,39 @@ def _less_local(f: Pixels) -> Pixels:
     return np.asarray(f - box_mean(f, FINE_HIGH_PASS))
 
 
-def _shown(a: Strip, b: Strip, at: Slices, sigma: float) -> tuple[Pixels | None, float]:
-    """The share (y, x) of structure that both strips have, None where it fills the overlap, and the signal to be expected of it."""
-    shown, signal = [], 0.0
+def _shown(a: Strip, b: Strip, at: Slices, sigma: float) -> tuple[list[Pixels | None], Floats]:
+    """The share (y, x) of structure that both strips have, None where it fills the overlap, and the signal to be expected of it: of each channel."""
+    shown, signal = list[Pixels | None](), list[float]()
     for c in range(len(a.values)):
         both: Any = None
         for s, k in zip((a, b), at, strict=True):
             band = _less_local(blur(s.values[c][k], sigma))
             part = share(band, float(s.noise[c]) ** 2 / (4 * np.pi * sigma**2), SHARE_BOX * sigma)
             both = part if both is None else both if part is None else both * part
-        if both is None:
-            return None, np.inf
-        each = np.minimum(np.sqrt(both), 0.999)
-        signal += float((both * each / (1 - each)).sum()) / (2 * np.pi * sigma**2)
         shown.append(both)
-    return np.max(shown, axis=0), float(np.sqrt(signal))
+        each = np.minimum(np.sqrt(1.0 if both is None else both), 0.999)
+        power = (each if both is None else both) * each / (1 - each)
+        pixels = np.prod([k.stop - k.start for k in at[0]]) if both is None else 1
+        signal.append(float(power.sum() * pixels) / (2 * np.pi * sigma**2))
+    return shown, np.sqrt(signal)
 
 # %% ../../nbs/05_mosaic/24_sparse.ipynb #47485eaa
-GLIMPSE = 5.0
+GLIMPSE, TELLING = 5.0, 0.1
 
 
-def content_box(a: Strip, b: Strip, at: Slices, sigma: float) -> Slices | None:
-    """The part of the overlap `at` where both strips show something, with a margin; None if that is too little for a link."""
-    shown, signal = _shown(a, b, at, sigma)
-    if signal < GLIMPSE:
+def content_box(
+    a: Strip, b: Strip, at: Slices, sigma: float
+) -> tuple[Slices, NDArray[np.int_]] | None:
+    """The part of the overlap `at` where both strips show something, with a margin, and the channels that do; None if that is too little for a link."""
+    each, signal = _shown(a, b, at, sigma)
+    if np.sqrt(np.square(signal).sum()) < GLIMPSE:
         return None
+    telling = np.flatnonzero(signal >= TELLING * signal.max())
+    maps = [each[c] for c in telling]
+    filled = [k for k in maps if k is not None]
+    shown = np.max(filled, axis=0) if len(filled) == len(maps) else None
     if shown is None or shown.max() <= LEAST_SHARE:
-        return at
+        return at, telling
     ends = []
     for axis, k in enumerate(at[0]):
         seen = np.flatnonzero(shown.max(axis=1 - axis) > LEAST_SHARE)
@@ -62,7 +70,7 @@ def content_box(a: Strip, b: Strip, at: Slices, sigma: float) -> Slices | None:
     one, two = (
         [slice(k.start + lo, k.start + hi) for k, (lo, hi) in zip(s, ends, strict=True)] for s in at
     )
-    return (one[0], one[1]), (two[0], two[1])
+    return ((one[0], one[1]), (two[0], two[1])), telling
 
 # %% ../../nbs/05_mosaic/24_sparse.ipynb #c29a83d7
 def _view(
@@ -98,10 +106,10 @@ def _softened(tiles: list[Pixels], seen: Pixels, sigma: float, inner: Any) -> li
     return soft
 
 
-def _slopes(soft: Pixels) -> list[Pixels]:
+def _slopes(soft: Pixels) -> tuple[Pixels, Pixels]:
     """Along rows and columns, less those of the surroundings."""
     down, right = soft[2:, 1:-1] - soft[:-2, 1:-1], soft[1:-1, 2:] - soft[1:-1, :-2]
-    return [_less_local(down / 2), _less_local(right / 2)]
+    return _less_local(down / 2), _less_local(right / 2)
 
 # %% ../../nbs/05_mosaic/24_sparse.ipynb #2966c4ed
 GAIN_ERROR, SLOPE = 0.1, 0.1  # of one tile against the other; its change over 100 px
@@ -151,10 +159,10 @@ def _weighed(both: Pixels, bands: list[Pixels], noise: Floats, sigma: float) -> 
 @njit(fastmath=True)
 def _columns(scene: Any, y: int, down: Any, right: Any, out: Any) -> None:
     """Row y of a scene (slopes down and right, band): how the difference answers to displacement, gain, and its slopes."""
+    slope, side, band = scene[0][y], scene[1][y], scene[2][y]
     for x in range(right.size):
-        band = scene[2, y, x]
-        out[0, x], out[1, x] = -scene[0, y, x], -scene[1, y, x]
-        out[2, x], out[3, x], out[4, x] = band, band * down, band * right[x]
+        out[0, x], out[1, x], out[2, x] = -slope[x], -side[x], band[x]
+        out[3, x], out[4, x] = band[x] * down, band[x] * right[x]
 
 
 @njit(fastmath=True)
@@ -202,12 +210,12 @@ def _shared_noise(alone: Pixels, sigma: float, inner: Any) -> list[Pixels]:
 
 
 def _scenes(own: list[Pixels], seen: Pixels, sigma: float, inner: Any) -> tuple[Any, Any, Any, Any]:
-    """Both bands and the mean scene (slopes down and right, band), and both scenes less blurred, (3, y, x) each."""
+    """Both bands, the mean scene (slopes down and right, band), and both scenes less blurred."""
     soft = _softened(own, seen, sigma, inner)
     bands = [_less_local(v[_INSIDE]) for v in soft]
-    mean = np.stack([*_slopes((soft[0] + soft[1]) / 2), (bands[0] + bands[1]) / 2])
+    mean = (*_slopes((soft[0] + soft[1]) / 2), (bands[0] + bands[1]) / 2)
     sharp = _softened(own, seen, sigma / np.sqrt(2), inner)
-    one, two = (np.stack([*_slopes(v), _less_local(v[_INSIDE])]) for v in sharp)
+    one, two = ((*_slopes(v), _less_local(v[_INSIDE])) for v in sharp)
     return bands, mean, one, two
 
 # %% ../../nbs/05_mosaic/24_sparse.ipynb #53a3f418
@@ -266,10 +274,11 @@ def sharpen(a: Strip, b: Strip, start: Floats, sigma: float, steps: int = 12) ->
         if overlap is None:
             return None
         if overlap != seen_at:
-            box, seen_at = content_box(a, b, overlap, sigma), overlap
-        if box is None:
+            content, seen_at = content_box(a, b, overlap, sigma), overlap
+        if content is None:
             return None
-        parts = [_normal(a, b, box, c, sigma, left) for c in range(len(a.values))]
+        box, telling = content
+        parts = [_normal(a, b, box, c, sigma, left) for c in telling]
         found = _solve(parts)
         if found is None:
             return None
