@@ -69,7 +69,8 @@ def tile_rows(section: TileSection, plane: int, p: Placement, pixel_um: Floats) 
     """The rows of `tables/tiles.parquet` of a plane; `p` is in px (row, column), `pixel_um` (y, x)."""
     xy, error = (p.position * pixel_um)[:, ::-1], (p.error * pixel_um)[:, ::-1]
     there = section.present[:, plane].any(axis=1)
-    status = np.where(~there, "missing", np.where(p.n_links > 0, "registered", "stage"))
+    tied = np.where(p.island == 0, "registered", "island")
+    status = np.where(~there, "missing", np.where(p.n_links > 0, tied, "stage"))
     own = section.table[["tile", "row", "column", "stage_x_um", "stage_y_um"]].reset_index(
         drop=True
     )
