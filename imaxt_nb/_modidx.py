@@ -2966,6 +2966,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'imaxt_nb/mosaic/search.py'),
                                         'imaxt_nb.mosaic.search._above_background': ( '05_mosaic/search.html#_above_background',
                                                                                       'imaxt_nb/mosaic/search.py'),
+                                        'imaxt_nb.mosaic.search._bin': ('05_mosaic/search.html#_bin', 'imaxt_nb/mosaic/search.py'),
                                         'imaxt_nb.mosaic.search._peak': ('05_mosaic/search.html#_peak', 'imaxt_nb/mosaic/search.py'),
                                         'imaxt_nb.mosaic.search._rings': ('05_mosaic/search.html#_rings', 'imaxt_nb/mosaic/search.py'),
                                         'imaxt_nb.mosaic.search._taper': ('05_mosaic/search.html#_taper', 'imaxt_nb/mosaic/search.py'),

@@ -91,6 +91,10 @@ def reader(
         there = section.present[tile, plane, channels]
         if not there.any():
             return None
+        if channels == list(range(section.present.shape[2])):
+            image, damage = section.read_rows(tile, plane, (0, section.pixels.shape[-2]))
+            if there.all() and not damage:
+                return image
         images = [read_whole(section, tile, plane, c) for c in channels]
         first = next((i for i in images if i is not None), None)
         if first is None:
