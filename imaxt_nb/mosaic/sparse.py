@@ -93,7 +93,7 @@ def _view(
     return np.pad(v, pad), np.pad(w, pad)
 
 # %% ../../nbs/05_mosaic/24_sparse.ipynb #7cbb4aa8
-_INSIDE = (slice(1, -1), slice(1, -1))
+_INSIDE, _HALF = (slice(1, -1), slice(1, -1)), np.float32(0.5)
 
 
 def _softened(tiles: list[Pixels], seen: Pixels, sigma: float, inner: Any) -> list[Pixels]:
@@ -101,7 +101,7 @@ def _softened(tiles: list[Pixels], seen: Pixels, sigma: float, inner: Any) -> li
     wide = tuple(slice(k.start - 1, k.stop + 1) for k in inner)
     soft = [blur(v * seen, sigma)[wide] for v in tiles]
     if seen.min() < 1:
-        cover = np.maximum(blur(seen, sigma)[wide], 1e-3)
+        cover = np.maximum(blur(seen, sigma)[wide], np.float32(1e-3))
         soft = [v / cover for v in soft]
     return soft
 
@@ -109,7 +109,7 @@ def _softened(tiles: list[Pixels], seen: Pixels, sigma: float, inner: Any) -> li
 def _slopes(soft: Pixels) -> tuple[Pixels, Pixels]:
     """Along rows and columns, less those of the surroundings."""
     down, right = soft[2:, 1:-1] - soft[:-2, 1:-1], soft[1:-1, 2:] - soft[1:-1, :-2]
-    return _less_local(down / 2), _less_local(right / 2)
+    return _less_local(down * _HALF), _less_local(right * _HALF)
 
 # %% ../../nbs/05_mosaic/24_sparse.ipynb #2966c4ed
 GAIN_ERROR, SLOPE = 0.1, 0.1  # of one tile against the other; its change over 100 px
@@ -213,7 +213,7 @@ def _scenes(own: list[Pixels], seen: Pixels, sigma: float, inner: Any) -> tuple[
     """Both bands, the mean scene (slopes down and right, band), and both scenes less blurred."""
     soft = _softened(own, seen, sigma, inner)
     bands = [_less_local(v[_INSIDE]) for v in soft]
-    mean = (*_slopes((soft[0] + soft[1]) / 2), (bands[0] + bands[1]) / 2)
+    mean = (*_slopes((soft[0] + soft[1]) * _HALF), (bands[0] + bands[1]) * _HALF)
     sharp = _softened(own, seen, sigma / np.sqrt(2), inner)
     one, two = ((*_slopes(v), _less_local(v[_INSIDE])) for v in sharp)
     return bands, mean, one, two
