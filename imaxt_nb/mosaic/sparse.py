@@ -102,7 +102,7 @@ def _softened(tiles: list[Pixels], seen: Pixels, sigma: float, inner: Any) -> li
     soft = [blur(v * seen, sigma)[wide] for v in tiles]
     if seen.min() < 1:
         cover = np.maximum(blur(seen, sigma)[wide], np.float32(1e-3))
-        soft = [v / cover for v in soft]
+        soft = [np.asarray(v / cover, np.float32) for v in soft]
     return soft
 
 
