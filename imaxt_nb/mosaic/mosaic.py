@@ -151,14 +151,14 @@ def plot_places(tiles: pd.DataFrame, section: int, plane: int = 0, exaggerate: f
     x, y = here["x_um"].to_numpy(), here["y_um"].to_numpy()
     shown = ax.scatter(x[linked], y[linked], c=error[linked], s=60, cmap="viridis")
     for status, edge, label in (
-        ("island", "tab:purple", "island, tied to the rest by the stage only"),
+        ("island", "tab:purple", "island, not linked to the rest"),
         ("stage", "grey", "placed by the stage"),
     ):
         at = (here["status"] == status).to_numpy()
         if at.any():
             ax.scatter(x[at], y[at], s=60, facecolors="none", edgecolors=edge, label=label)
     if not linked.all():
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2, frameon=False)
+        fig.legend(loc="outside lower center", ncols=2, frameon=False)
     dx, dy = x - stage["x_um"].to_numpy(), y - stage["y_um"].to_numpy()
     dx, dy = dx * exaggerate, dy * exaggerate
     ax.quiver(x, y, dx, dy, angles="xy", scale_units="xy", scale=1, width=0.003)

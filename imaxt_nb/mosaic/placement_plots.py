@@ -32,8 +32,8 @@ def _outlines(axes: Any, tiles: pd.DataFrame, size_um: tuple[float, float]) -> N
         axes.add_collection(
             PatchCollection(boxes, fc="none", ec=COLOURS[str(status)], lw=0.8, **style)
         )
-        apart = ", tied to the rest by the stage only" if status == "island" else ""
-        axes.plot([], [], color=COLOURS[str(status)], label=f"{status}: {len(g)}{apart}", **style)
+        name = "island, not linked to the rest" if status == "island" else status
+        axes.plot([], [], color=COLOURS[str(status)], label=f"{name}: {len(g)}", **style)
 
 # %% ../../nbs/05_mosaic/37_placement_plots.ipynb #22937fea
 def plot_placement(
@@ -62,7 +62,7 @@ def plot_placement(
     axes.set(aspect="equal", xlabel="x (um)", ylabel="y (um)")
     axes.autoscale_view()
     axes.invert_yaxis()
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3, frameon=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, frameon=False)
     return axes
 
 # %% ../../nbs/05_mosaic/37_placement_plots.ipynb #14cbf4e7
