@@ -19,9 +19,9 @@ from imaxt_nb.mosaic.distortion import polynomial
 from imaxt_nb.mosaic.offsets import Offset
 from imaxt_nb.mosaic.pairs import Link
 from imaxt_nb.mosaic.placement import Links, place
-from imaxt_nb.mosaic.positions import PlaceParameters, _islands_noted, place_sample
+from imaxt_nb.mosaic.positions import PlaceParameters, place_sample
 from imaxt_nb.mosaic.register import Registered
-from imaxt_nb.mosaic.tile_tables import link_rows, tile_rows
+from imaxt_nb.mosaic.tile_tables import islands_noted, link_rows, tile_rows
 from imaxt_nb.sample.channels import Channel
 from imaxt_nb.sample.store import Sample
 from imaxt_nb.sample.tiles import RawTiles, TileHeader, create_tiles
@@ -165,9 +165,9 @@ def test_an_island_is_not_called_registered() -> None:
     assert (rows["status"] == "registered").sum() == 19
     error, rest = rows.loc[column, "x_err_um"], rows.loc[rows["status"] == "registered", "x_err_um"]
     assert error.min() > 10 * rest.median()
-    noted = _islands_noted(rows)
+    noted = islands_noted(rows)
     assert "section 7, plane 0: 5 tiles (0, 5, 10, 15, 20)" in noted
-    assert _islands_noted(rows[~column]) == ""
+    assert islands_noted(rows[~column]) == ""
 
 
 def slipping(kind: str, n: int) -> np.ndarray:

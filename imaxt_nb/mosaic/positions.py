@@ -37,6 +37,7 @@ from .strips import Stabiliser, find_stabiliser
 from imaxt_nb.mosaic.tile_tables import (
     SectionPlaces,
     from_json,
+    islands_noted,
     link_rows,
     links_of,
     planes_agree,
@@ -177,7 +178,7 @@ def place_section(
             notes.append(
                 f"section {section.number}, plane {k}: the stage's errors have {kinds} in common"
             )
-    notes += [n for t in tiles[: 1 if same else None] if (n := _islands_noted(t))]
+    notes += [n for t in tiles[: 1 if same else None] if (n := islands_noted(t))]
     out = sum(int((w == 0).sum()) for w in weights)
     if out:
         of = f"{out} of {sum(len(w) for w in weights)} links"
@@ -185,17 +186,6 @@ def place_section(
     return SectionPlaces(
         pd.concat(tiles, ignore_index=True), pd.concat(rows, ignore_index=True), notes
     )
-
-# %% ../../nbs/05_mosaic/31_positions.ipynb #1ff2bda7
-def _islands_noted(tiles: pd.DataFrame) -> str:
-    """What to say of a plane's tiles that hang together apart from the rest; "" if there are none."""
-    apart = tiles[tiles["status"] == "island"]
-    if apart.empty:
-        return ""
-    error = float(np.hypot(apart["x_err_um"], apart["y_err_um"]).max())
-    names = ", ".join(str(t) for t in apart["tile"][:8]) + (", ..." if len(apart) > 8 else "")
-    where = "section {section}, plane {plane}".format(**apart.iloc[0][["section", "plane"]])
-    return f"{where}: {len(apart)} tiles ({names}) are tied to each other, but to the rest by the stage only: up to {error:.1f} um"
 
 # %% ../../nbs/05_mosaic/31_positions.ipynb #ec6f90ac
 def _place_planes(

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.compiled import njit
 from .filters import blur, box_mean, correlate, gaussian_taps, shift
 from .offsets import FINE_HIGH_PASS, Offset, matching
+from .products import products
 from .search import SHARE_BOX, Floats, flatten, share
 from .strips import Pixels, Strip
 
@@ -155,47 +155,6 @@ def _weighed(both: Pixels, bands: list[Pixels], noise: Floats, sigma: float) -> 
         both = both if part is None else both * part
     return np.ascontiguousarray(both)
 
-# %% ../../nbs/05_mosaic/24_sparse.ipynb #76968036
-@njit(fastmath=True)
-def _columns(scene: Any, y: int, down: Any, right: Any, out: Any) -> None:
-    """Row y of a scene (slopes down and right, band): how the difference answers to displacement, gain, and its slopes."""
-    slope, side, band = scene[0][y], scene[1][y], scene[2][y]
-    for x in range(right.size):
-        out[0, x], out[1, x], out[2, x] = -slope[x], -side[x], band[x]
-        out[3, x], out[4, x] = band[x] * down, band[x] * right[x]
-
-
-@njit(fastmath=True)
-def _dot(a: Any, b: Any) -> Any:
-    s = np.float32(0)
-    for x in range(a.size):
-        s += a[x] * b[x]
-    return s
-
-
-@njit(fastmath=True)
-def _products(
-    mean: Any, one: Any, two: Any, weight: Any, differ: Any, down: Any, right: Any, cross: Any, y: Any, score: Any
-) -> None:  # fmt: skip
-    """Weighted sums (5, 5) of columns of scene `one` with those of `two`, (5,) of the mean's with `differ`, (5, 5) of the mean's by squared weight."""
-    h, w = weight.shape
-    rows = np.empty((3, 5, w), np.float32)
-    m, p, q = rows[0], rows[1], rows[2]
-    for i in range(h):
-        _columns(mean, i, down[i], right, m)
-        _columns(one, i, down[i], right, p)
-        _columns(two, i, down[i], right, q)
-        for j in range(5):
-            a, b = m[j], p[j]
-            for x in range(w):
-                a[x] *= weight[i, x]
-                b[x] *= weight[i, x]
-            y[j] += _dot(a, differ[i])
-            for k in range(5):
-                cross[j, k] += _dot(b, q[k])
-            for k in range(j + 1):
-                score[j, k] += _dot(a, m[k])
-
 # %% ../../nbs/05_mosaic/24_sparse.ipynb #9049b2ad
 def _shared_noise(alone: Pixels, sigma: float, inner: Any) -> list[Pixels]:
     """What noise adds to products of slopes (row, column) and of values of two scenes, (3, y, x): near a border they show the same pixels.
@@ -232,7 +191,7 @@ def _normal(a: Strip, b: Strip, at: Slices, c: int, sigma: float, rest: Floats |
     weight = _weighed(both, bands, noise, sigma)
     across, differ = _across(weight), _less_local((p - q)[inner] * both)
     n, y, score = np.zeros((5, 5)), np.zeros(5), np.zeros((5, 5))
-    _products(mean, one, two, weight, differ, across[0][:, 0], across[1][0], n, y, score)
+    products(mean, one, two, weight, differ, across[0][:, 0], across[1][0], n, y, score)
     n, score = (n + n.T) / 2, np.tril(score) + np.tril(score, -1).T
     alone = np.where(wp > wq, noise[0], noise[1]) * (np.abs(wp - wq) > 0.5)
     for k, known in enumerate(

@@ -20,7 +20,8 @@ from .search import Floats
 from ..sample.tiles import TileSection
 
 # %% auto #0
-__all__ = ['MEASURES', 'links_of', 'planes_agree', 'together', 'SectionPlaces', 'tile_rows', 'link_rows', 'to_json', 'from_json']
+__all__ = ['MEASURES', 'links_of', 'planes_agree', 'together', 'SectionPlaces', 'tile_rows', 'islands_noted', 'link_rows',
+           'to_json', 'from_json']
 
 # %% ../../nbs/05_mosaic/30_tile_tables.ipynb #100969de
 def links_of(r: Registered, use: NDArray[np.bool_], d: Distortion | None = None) -> Links:
@@ -80,6 +81,17 @@ def tile_rows(section: TileSection, plane: int, p: Placement, pixel_um: Floats) 
         x_um=xy[:, 0], y_um=xy[:, 1], x_err_um=error[:, 0], y_err_um=error[:, 1],
         n_links=p.n_links, status=status, island=p.island,
     )  # fmt: skip
+
+# %% ../../nbs/05_mosaic/30_tile_tables.ipynb #632332dd
+def islands_noted(tiles: pd.DataFrame) -> str:
+    """What to say of a plane's tiles that hang together apart from the rest; "" if there are none."""
+    apart = tiles[tiles["status"] == "island"]
+    if apart.empty:
+        return ""
+    error = float(np.hypot(apart["x_err_um"], apart["y_err_um"]).max())
+    names = ", ".join(str(t) for t in apart["tile"][:8]) + (", ..." if len(apart) > 8 else "")
+    where = "section {section}, plane {plane}".format(**apart.iloc[0][["section", "plane"]])
+    return f"{where}: {len(apart)} tiles ({names}) are tied to each other, but to the rest by the stage only: up to {error:.1f} um"
 
 # %% ../../nbs/05_mosaic/30_tile_tables.ipynb #1827410b
 def link_rows(
