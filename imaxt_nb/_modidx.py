@@ -3058,6 +3058,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'imaxt_nb/mosaic/strips.py')},
             'imaxt_nb.mosaic.tile_tables': { 'imaxt_nb.mosaic.tile_tables.SectionPlaces': ( '05_mosaic/tile_tables.html#sectionplaces',
                                                                                             'imaxt_nb/mosaic/tile_tables.py'),
+                                             'imaxt_nb.mosaic.tile_tables.drift_noted': ( '05_mosaic/tile_tables.html#drift_noted',
+                                                                                          'imaxt_nb/mosaic/tile_tables.py'),
                                              'imaxt_nb.mosaic.tile_tables.from_json': ( '05_mosaic/tile_tables.html#from_json',
                                                                                         'imaxt_nb/mosaic/tile_tables.py'),
                                              'imaxt_nb.mosaic.tile_tables.islands_noted': ( '05_mosaic/tile_tables.html#islands_noted',

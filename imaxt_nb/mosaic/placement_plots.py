@@ -32,7 +32,7 @@ def _outlines(axes: Any, tiles: pd.DataFrame, size_um: tuple[float, float]) -> N
         axes.add_collection(
             PatchCollection(boxes, fc="none", ec=COLOURS[str(status)], lw=0.8, **style)
         )
-        name = "island, not linked to the rest" if status == "island" else status
+        name = "island, not linked to the rest" if status == "island" else str(status)
         axes.plot([], [], color=COLOURS[str(status)], label=f"{name}: {len(g)}", **style)
 
 # %% ../../nbs/05_mosaic/37_placement_plots.ipynb #22937fea

@@ -20,8 +20,8 @@ from .search import Floats
 from ..sample.tiles import TileSection
 
 # %% auto #0
-__all__ = ['MEASURES', 'links_of', 'planes_agree', 'together', 'SectionPlaces', 'tile_rows', 'islands_noted', 'link_rows',
-           'to_json', 'from_json']
+__all__ = ['MEASURES', 'links_of', 'planes_agree', 'together', 'SectionPlaces', 'tile_rows', 'drift_noted', 'islands_noted',
+           'link_rows', 'to_json', 'from_json']
 
 # %% ../../nbs/05_mosaic/30_tile_tables.ipynb #100969de
 def links_of(r: Registered, use: NDArray[np.bool_], d: Distortion | None = None) -> Links:
@@ -83,6 +83,15 @@ def tile_rows(section: TileSection, plane: int, p: Placement, pixel_um: Floats) 
     )  # fmt: skip
 
 # %% ../../nbs/05_mosaic/30_tile_tables.ipynb #632332dd
+def drift_noted(tiles: pd.DataFrame, p: Placement) -> str:
+    """What to say of the stage of a plane with these rows, if its errors have something in common; else ""."""
+    if p.drift is None:
+        return ""
+    kinds = " and ".join(sorted({n for axis in p.drift.kinds for n in axis}))
+    where = "section {section}, plane {plane}".format(**tiles.iloc[0][["section", "plane"]])
+    return f"{where}: the stage's errors have {kinds} in common"
+
+
 def islands_noted(tiles: pd.DataFrame) -> str:
     """What to say of a plane's tiles that hang together apart from the rest; "" if there are none."""
     apart = tiles[tiles["status"] == "island"]
