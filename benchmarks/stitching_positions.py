@@ -1,7 +1,7 @@
 """Positions of tiles against known truth: ours and the peers', on the same tiles in the same run.
 
 Run: python benchmarks/stitching_positions.py --prototypes ../shared/prototypes/stitching [--seeds 100 101 102] [--own-seeds 103 ...]
-     [--venvs FOLDER] [--data FOLDER] [--no-peers]
+     [--venvs FOLDER] [--data FOLDER] [--peers ashlar | --no-peers]
 Writes benchmarks/results_stitching.md. With `--data`, a row that was measured is kept there, and not measured again: the script may be stopped,
 and run for one scenario or seed at a time. Defaults were tuned on seeds 0 to 4 only. Peers run on `--seeds`, ours on all.
 The generator and the peers' runners are the prototypes'; each peer has an environment of its own, made with uv in `--venvs`.
@@ -243,10 +243,11 @@ def run(command: list[str], env: dict[str, str]) -> tuple[dict[str, Any], float]
     return json.loads(lines[-1]), peak[0]
 
 
-def make_peers(folder: Path) -> dict[str, Path]:
+def make_peers(folder: Path, names: list[str]) -> dict[str, Path]:
     """The interpreters of the peers' environments, made where they are missing."""
     uv, made = str(Path(sys.executable).parent / "uv"), {}
-    for name, (requirement, _, _) in PEERS.items():
+    for name in names:
+        requirement, _, _ = PEERS[name]
         home = folder / name
         if not home.exists():
             subprocess.run([uv, "venv", "-q", "--python", sys.executable, str(home)], check=True)
@@ -456,6 +457,7 @@ def main() -> None:
     parser.add_argument("--venvs", type=Path)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=list(PEERS))
     parser.add_argument("--report", action="store_true", help="of the rows in --data, no runs")
     parser.add_argument(
         "--null-seeds", type=int, default=4, help="seeds on which false links are counted"
@@ -475,7 +477,7 @@ def main() -> None:
         # the runners append to a log beside themselves: use a copy
         runners = Path(temporary) / "runners"
         subprocess.run(["cp", "-r", str(a.prototypes), str(runners)], check=True)
-        peers = {} if a.no_peers else make_peers(venvs)
+        peers = {} if a.no_peers else make_peers(venvs, a.peers)
         rows: list[dict[str, Any]] = []
         null_seeds = (a.seeds + a.own_seeds)[: a.null_seeds]
         for scenario in a.scenarios:

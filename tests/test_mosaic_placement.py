@@ -21,7 +21,7 @@ from imaxt_nb.mosaic.pairs import Link
 from imaxt_nb.mosaic.placement import Links, place
 from imaxt_nb.mosaic.positions import PlaceParameters, place_sample
 from imaxt_nb.mosaic.register import Registered
-from imaxt_nb.mosaic.tile_tables import link_rows
+from imaxt_nb.mosaic.tile_tables import islands_noted, link_rows, tile_rows
 from imaxt_nb.sample.channels import Channel
 from imaxt_nb.sample.store import Sample
 from imaxt_nb.sample.tiles import RawTiles, TileHeader, create_tiles
@@ -147,6 +147,27 @@ def test_tiles_without_links_and_islands_stay_with_the_stage() -> None:
         assert np.abs(p.stage_error - 6).max() < 2.5
     assert 0.4 < np.sqrt(np.mean(np.square(alone))) < 1.8
     assert np.mean(away) < 3 * 6
+
+
+def test_an_island_is_not_called_registered() -> None:
+    nominal, pairs = grid(5, 5)
+    true = nominal + np.random.default_rng(3).normal(0, 6, (25, 2))
+    cut = ~((pairs % 5 == 0).any(axis=1) & (pairs % 5 > 0).any(axis=1))  # a column apart
+    cut &= ~(pairs == 24).any(axis=1)
+    p = place(measured(true, pairs[cut], 0.03, 0.03, 3), nominal, 10)
+    names = ["tile", "row", "column", "stage_x_um", "stage_y_um"]
+    table = pd.DataFrame(0.0, range(25), names).assign(tile=range(25))
+    section = SimpleNamespace(number=7, present=np.ones((25, 1, 1), bool), table=table)
+    rows = tile_rows(section, 0, p, np.array([0.5, 0.5]))  # type: ignore[arg-type]
+    column = rows["tile"] % 5 == 0
+    assert (rows["status"] == "island").tolist() == column.tolist()
+    assert rows["status"].tolist()[24] == "stage"
+    assert (rows["status"] == "registered").sum() == 19
+    error, rest = rows.loc[column, "x_err_um"], rows.loc[rows["status"] == "registered", "x_err_um"]
+    assert error.min() > 10 * rest.median()
+    noted = islands_noted(rows)
+    assert "section 7, plane 0: 5 tiles (0, 5, 10, 15, 20)" in noted
+    assert islands_noted(rows[~column]) == ""
 
 
 def slipping(kind: str, n: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..core.compiled import njit
 
 # %% auto #0
-__all__ = ['blur', 'box_mean']
+__all__ = ['SPLINE_REACH', 'POLE', 'correlate', 'gaussian_taps', 'blur', 'shift', 'box_mean']
 
 # %% ../../nbs/05_mosaic/02_filters.ipynb #1b4040b7
 @njit
@@ -25,32 +25,68 @@ def _mirrored(i: int, n: int) -> int:
 
 # %% ../../nbs/05_mosaic/02_filters.ipynb #d026c2e8
 @njit(fastmath={"contract"})
-def _blur(a: Any, taps: Any, out: Any) -> None:
-    h, w = a.shape
-    r = taps.size // 2
-    line = np.empty(w + 2 * r, np.float32)
-    for y in range(h):
-        middle = line[r : r + w]
-        for x in range(w):  # `[:] = 0` takes the compiler a quarter of a second and 2 MB
-            middle[x] = 0
-        for t in range(taps.size):
-            row, k = a[_mirrored(y + t - r, h)], taps[t]
-            for x in range(w):
-                middle[x] += k * row[x]
-        for i in range(1, r + 1):
-            line[r - i] = line[r + _mirrored(-i, w)]
-            line[r + w - 1 + i] = line[r + _mirrored(w - 1 + i, w)]
-        to = out[y]
+def _sum_rows(a: Any, y: int, taps: Any, to: Any) -> None:
+    """to = sum of rows of `a` around y."""
+    (h, w), r, whole = a.shape, taps.size // 2, taps.size // 4 * 4
+    for x in range(w):  # `[:] = 0` takes the compiler a quarter of a second and 2 MB
+        to[x] = 0
+    for t in range(0, whole, 4):
+        i, j, k, m = taps[t], taps[t + 1], taps[t + 2], taps[t + 3]
+        p, q = a[_mirrored(y + t - r, h)], a[_mirrored(y + t + 1 - r, h)]
+        u, v = a[_mirrored(y + t + 2 - r, h)], a[_mirrored(y + t + 3 - r, h)]
         for x in range(w):
-            to[x] = 0
-        for t in range(taps.size):
-            row, k = line[t : t + w], taps[t]
-            for x in range(w):
-                to[x] += k * row[x]
+            to[x] += i * p[x] + j * q[x] + k * u[x] + m * v[x]
+    for t in range(whole, taps.size):
+        i, p = taps[t], a[_mirrored(y + t - r, h)]
+        for x in range(w):
+            to[x] += i * p[x]
 
 
+@njit(fastmath={"contract"})
+def _sum_columns(line: Any, taps: Any, to: Any) -> None:
+    """to[x] = sum of line[x], line[x + 1], ..."""
+    w, whole = to.size, taps.size // 4 * 4
+    for x in range(w):
+        to[x] = 0
+    for t in range(0, whole, 4):
+        i, j, k, m = taps[t], taps[t + 1], taps[t + 2], taps[t + 3]
+        p, q, u, v = line[t : t + w], line[t + 1 :], line[t + 2 :], line[t + 3 :]
+        for x in range(w):
+            to[x] += i * p[x] + j * q[x] + k * u[x] + m * v[x]
+    for t in range(whole, taps.size):
+        i, p = taps[t], line[t : t + w]
+        for x in range(w):
+            to[x] += i * p[x]
+
+# %% ../../nbs/05_mosaic/02_filters.ipynb #a50caa52
+@njit
+def _correlate(a: Any, down: Any, right: Any, out: Any) -> None:
+    """Weighted sums with odd numbers of taps along rows and columns."""
+    h, w = a.shape
+    r = right.size // 2
+    line = np.empty(w + 2 * r, np.float32)
+    middle = line[r : r + w]
+    for y in range(h):
+        _sum_rows(a, y, down, middle)
+        for i in range(1, r + 1):
+            line[r - i] = middle[_mirrored(-i, w)]
+            line[r + w - 1 + i] = middle[_mirrored(w - 1 + i, w)]
+        _sum_columns(line, right, out[y])
+
+
+def correlate(
+    image: NDArray[Any], down: NDArray[np.float32], right: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Weighted sums of (y, x) with odd numbers of taps down and right, borders mirrored, float32."""
+    a = np.ascontiguousarray(image, np.float32)
+    out = np.empty_like(a)
+    _correlate(a, down, right, out)
+    return out
+
+# %% ../../nbs/05_mosaic/02_filters.ipynb #8c4c3b0c
 @lru_cache(maxsize=256)
-def _taps(sigma: float, truncate: float) -> NDArray[np.float32]:
+def gaussian_taps(sigma: float, truncate: float = 3.0) -> NDArray[np.float32]:
+    """Of a Gaussian of `sigma` px, cut off at `truncate` sigma, float32."""
     r = int(truncate * sigma + 0.5)
     k = np.exp(-0.5 * (np.arange(-r, r + 1) / sigma) ** 2)
     return (k / k.sum()).astype(np.float32)
@@ -58,33 +94,69 @@ def _taps(sigma: float, truncate: float) -> NDArray[np.float32]:
 
 def blur(image: NDArray[Any], sigma: float, truncate: float = 3.0) -> NDArray[np.float32]:
     """Gaussian blur of (y, x) by `sigma` px, borders mirrored, float32: `scipy.ndimage.gaussian_filter`."""
-    a = np.ascontiguousarray(image, np.float32)
-    out = np.empty_like(a)
-    _blur(a, _taps(float(sigma), truncate), out)
-    return out
+    taps = gaussian_taps(float(sigma), truncate)
+    return correlate(image, taps, taps)
 
 # %% ../../nbs/05_mosaic/02_filters.ipynb #cc7001f6
+SPLINE_REACH, POLE = 10, np.sqrt(3) - 2
+
+
+def _spline_taps(by: float) -> NDArray[np.float32]:
+    """The values of pixels' splines at a place `by` px before the middle one."""
+    x = np.arange(-SPLINE_REACH, SPLINE_REACH + 1) + by
+    k = np.arange(-SPLINE_REACH - 2, SPLINE_REACH + 3)
+    d = np.abs(x[:, None] - k)
+    cubic = np.where(d < 1, 2 / 3 - d**2 + d**3 / 2, np.clip(2 - d, 0, None) ** 3 / 6)
+    taps = cubic @ (-6 * POLE / (1 - POLE**2) * POLE ** np.abs(k))
+    return (taps / taps.sum()).astype(np.float32)
+
+
+def shift(image: NDArray[Any], by: NDArray[Any]) -> NDArray[np.float32]:
+    """The image (y, x) moved by (row, column) px of at most 1 either way, a cubic spline, borders mirrored: `scipy.ndimage.shift`."""
+    return correlate(image, _spline_taps(float(by[0])), _spline_taps(float(by[1])))
+
+# %% ../../nbs/05_mosaic/02_filters.ipynb #3890539f
 @njit
 def _box(a: Any, size: int, out: Any) -> None:
-    h, w = a.shape
-    left, right = size // 2, size - size // 2 - 1
-    columns, sums, share = np.zeros(w), np.empty(w + size), 1.0 / (size * size)
+    (h, w), left = a.shape, size // 2
+    n, right, share = w + size - 1, size - left - 1, 1.0 / (size * size)
+    one, two, sums, next_sums = np.zeros(n), np.zeros(n), np.zeros(n + 1), np.zeros(n + 1)
+    upper, lower = one[left : left + w], two[left : left + w]  # columns of rows y and y + 1
     for i in range(-left, right + 1):
         row = a[_mirrored(i, h)]
         for x in range(w):
-            columns[x] += row[x]
-    for y in range(h):
-        sums[0] = 0.0
-        for i in range(w + size - 1):
-            sums[i + 1] = sums[i] + columns[_mirrored(i - left, w)]
-        low, high, to = sums[:w], sums[size : size + w], out[y]
-        for x in range(w):
-            to[x] = np.float32((high[x] - low[x]) * share)
+            lower[x] += row[x]
+    for y in range(0, h, 2):
         new, old = a[_mirrored(y + right + 1, h)], a[_mirrored(y - left, h)]
         for x in range(w):
-            columns[x] += np.float64(new[x]) - np.float64(old[x])
+            upper[x] = lower[x]
+            lower[x] += np.float64(new[x]) - np.float64(old[x])
+        for i in range(1, max(left, right) + 1):
+            k, m = _mirrored(-i, w), _mirrored(w - 1 + i, w)
+            if i <= left:
+                one[left - i], two[left - i] = upper[k], lower[k]
+            if i <= right:
+                one[left + w - 1 + i], two[left + w - 1 + i] = upper[m], lower[m]
+        p = q = 0.0
+        for i in range(n):
+            p += one[i]
+            q += two[i]
+            sums[i + 1], next_sums[i + 1] = p, q
+        _differences(sums, size, share, out[y])
+        if y + 1 < h:
+            _differences(next_sums, size, share, out[y + 1])
+        new, old = a[_mirrored(y + right + 2, h)], a[_mirrored(y + 1 - left, h)]
+        for x in range(w):
+            lower[x] += np.float64(new[x]) - np.float64(old[x])
 
 
+@njit
+def _differences(sums: Any, size: int, share: float, to: Any) -> None:
+    high = sums[size:]
+    for x in range(to.size):
+        to[x] = np.float32((high[x] - sums[x]) * share)
+
+# %% ../../nbs/05_mosaic/02_filters.ipynb #ca778741
 def box_mean(image: NDArray[Any], size: int) -> NDArray[np.float32]:
     """Mean of (y, x) in squares of `size` px, borders mirrored, float32: `scipy.ndimage.uniform_filter`."""
     a = np.ascontiguousarray(image, np.float32)

@@ -106,7 +106,7 @@ def mosaic_sample(
 
 # %% ../../nbs/05_mosaic/36_mosaic.ipynb #ecb24fbb
 def section_table(m: Mosaic) -> pd.DataFrame:
-    """A row a plane: tiles, how many are registered, median and largest position error in um, missing images."""
+    """A row a plane: tiles, how many are registered and how many in islands, median and largest position error in um of those registered, missing images."""
     groups = {k: t for k, t in m.tiles.groupby(["section", "plane"])}
     rows = []
     for row in m.rows.to_dict("records"):
@@ -115,6 +115,7 @@ def section_table(m: Mosaic) -> pd.DataFrame:
         error = np.hypot(linked["x_err_um"].to_numpy(), linked["y_err_um"].to_numpy())
         found = {
             "registered": len(linked),
+            "island": int((t["status"] == "island").sum()),
             "median_err_um": float(np.median(error)) if len(error) else np.nan,
             "max_err_um": float(error.max()) if len(error) else np.nan,
         }
@@ -149,7 +150,15 @@ def plot_places(tiles: pd.DataFrame, section: int, plane: int = 0, exaggerate: f
     linked = (here["status"] == "registered").to_numpy()
     x, y = here["x_um"].to_numpy(), here["y_um"].to_numpy()
     shown = ax.scatter(x[linked], y[linked], c=error[linked], s=60, cmap="viridis")
-    ax.scatter(x[~linked], y[~linked], s=60, facecolors="none", edgecolors="grey", label="stage")
+    for status, edge, label in (
+        ("island", "tab:purple", "island, not linked to the rest"),
+        ("stage", "grey", "placed by the stage"),
+    ):
+        at = (here["status"] == status).to_numpy()
+        if at.any():
+            ax.scatter(x[at], y[at], s=60, facecolors="none", edgecolors=edge, label=label)
+    if not linked.all():
+        fig.legend(loc="outside lower center", ncols=2, frameon=False)
     dx, dy = x - stage["x_um"].to_numpy(), y - stage["y_um"].to_numpy()
     dx, dy = dx * exaggerate, dy * exaggerate
     ax.quiver(x, y, dx, dy, angles="xy", scale_units="xy", scale=1, width=0.003)

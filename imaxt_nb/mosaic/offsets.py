@@ -211,6 +211,8 @@ def _describe(place: Place, sigma: float) -> Offset | None:
         n, s1, s2 = band.sums[LAGS, LAGS, :3]
         out = np.zeros(8)
         gradient_sums(band.a, band.wa, band.b, band.wb, k, (s1 - k * s2) / n, rest[0], rest[1], out)
+        if out[7] <= 0:  # what it shows is all at the border
+            continue
         noise = band.noise[0] + k * k * band.noise[1]
         spread = max(out[6] / out[7], noise) + 1e-12
         information += np.array([[out[0], out[1]], [out[1], out[2]]]) / spread

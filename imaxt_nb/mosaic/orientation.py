@@ -17,10 +17,17 @@ from .neighbours import ORIENTATIONS, Pair, neighbour_pairs
 from .patches import Plane, band, common_box, patch_boxes, search
 
 # %% auto #0
-__all__ = ['COARSE_PX', 'Read', 'STANDS_OUT', 'LEAST_FIT', 'OrientationEvidence', 'coarse_view', 'coarseness', 'structure',
-           'find_orientation', 'the_orientation']
+__all__ = ['COARSE_PX', 'Read', 'STANDS_OUT', 'LEAST_FIT', 'in_words', 'OrientationEvidence', 'coarse_view', 'coarseness',
+           'structure', 'find_orientation', 'the_orientation']
 
 # %% ../../nbs/05_mosaic/15_orientation.ipynb #bd34e8d3
+def in_words(orientation: NDArray[Any]) -> str:
+    """Where the stage's axes point in the image, whose rows go down: of a 2 x 2 signed permutation."""
+    ways = {(1, 0): "right", (-1, 0): "left", (0, 1): "down", (0, -1): "up"}
+    x, y = (ways[(int(m[0]), int(m[1]))] for m in np.asarray(orientation).T)
+    return f"the stage's x points {x} in the image, its y {y}"
+
+
 @dataclass(frozen=True)
 class OrientationEvidence:
     """For each of `ORIENTATIONS`: pairs one above the other and side by side, compared and agreeing, (8, 2) each.
@@ -42,11 +49,14 @@ class OrientationEvidence:
         return bool(first >= least and first >= 3 * second)
 
     def text(self) -> str:
-        """Agreeing over compared pairs, for each orientation."""
-        return ", ".join(
-            f"{m.tolist()}: {a[0]}/{n[0]} and {a[1]}/{n[1]}"
-            for m, a, n in zip(ORIENTATIONS, self.agreeing, self.compared, strict=True)
-        )
+        """The two orientations that most pairs agree with, in words, with their pairs."""
+        said = []
+        for k in np.argsort(-self.agreeing.min(axis=1), kind="stable")[:2]:
+            a, n = self.agreeing[k], self.compared[k]
+            said.append(
+                f"{in_words(ORIENTATIONS[k])}: {a[0]} of {n[0]} pairs one above the other and {a[1]} of {n[1]} side by side agree"
+            )
+        return "; next best, ".join(said)
 
 # %% ../../nbs/05_mosaic/15_orientation.ipynb #b1f13e9f
 COARSE_PX = 512  # a tile is binned to about so many px

@@ -14,7 +14,12 @@ import pandas as pd
 __all__ = ['COLOURS', 'plot_placement', 'plot_residuals']
 
 # %% ../../nbs/05_mosaic/37_placement_plots.ipynb #5aeb9418
-COLOURS = {"registered": "0.35", "stage": "tab:orange", "missing": "tab:red"}
+COLOURS = {
+    "registered": "0.35",
+    "island": "tab:purple",
+    "stage": "tab:orange",
+    "missing": "tab:red",
+}
 
 
 def _outlines(axes: Any, tiles: pd.DataFrame, size_um: tuple[float, float]) -> None:
@@ -27,7 +32,8 @@ def _outlines(axes: Any, tiles: pd.DataFrame, size_um: tuple[float, float]) -> N
         axes.add_collection(
             PatchCollection(boxes, fc="none", ec=COLOURS[str(status)], lw=0.8, **style)
         )
-        axes.plot([], [], color=COLOURS[str(status)], label=f"{status}: {len(g)}", **style)
+        name = "island, not linked to the rest" if status == "island" else str(status)
+        axes.plot([], [], color=COLOURS[str(status)], label=f"{name}: {len(g)}", **style)
 
 # %% ../../nbs/05_mosaic/37_placement_plots.ipynb #22937fea
 def plot_placement(
@@ -56,7 +62,7 @@ def plot_placement(
     axes.set(aspect="equal", xlabel="x (um)", ylabel="y (um)")
     axes.autoscale_view()
     axes.invert_yaxis()
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3, frameon=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, frameon=False)
     return axes
 
 # %% ../../nbs/05_mosaic/37_placement_plots.ipynb #14cbf4e7
@@ -76,11 +82,11 @@ def _ellipses(
 ) -> None:
     from matplotlib.collections import EllipseCollection
 
-    seen = tiles[tiles["status"] == "registered"]
+    seen = tiles[tiles["status"].isin(["registered", "island"])]
     error = seen[["x_err_um", "y_err_um"]].to_numpy()
     if not len(error):
         return
-    usual = max(float(np.median(error)), 1e-6)
+    usual = max(float(np.median(error[(seen["status"] == "registered").to_numpy()])), 1e-6)
     scale = magnify or float(f"{0.08 * min(size_um) / usual:.0e}")
     wide = np.minimum(2 * error * scale, 0.9 * min(size_um))
     at = middle.loc[seen["tile"]].to_numpy()

@@ -36,7 +36,9 @@ from .register import register_widening
 from .strips import Stabiliser, find_stabiliser
 from imaxt_nb.mosaic.tile_tables import (
     SectionPlaces,
+    drift_noted,
     from_json,
+    islands_noted,
     link_rows,
     links_of,
     planes_agree,
@@ -91,6 +93,10 @@ def reader(
         there = section.present[tile, plane, channels]
         if not there.any():
             return None
+        if there.all() and channels == list(range(section.present.shape[2])):
+            image, damage = section.read_rows(tile, plane, (0, section.pixels.shape[-2]))
+            if not damage:
+                return image
         images = [read_whole(section, tile, plane, c) for c in channels]
         first = next((i for i in images if i is not None), None)
         if first is None:
@@ -167,12 +173,8 @@ def place_section(
         link_rows(section, k, r, q, w, pixel_um)
         for k, (r, q, w) in enumerate(zip(found, placed, weights, strict=True))
     ]
-    for k, q in enumerate(placed[: 1 if same else None]):
-        if q.drift is not None:
-            kinds = " and ".join(sorted({n for axis in q.drift.kinds for n in axis}))
-            notes.append(
-                f"section {section.number}, plane {k}: the stage's errors have {kinds} in common"
-            )
+    for q, t in list(zip(placed, tiles, strict=True))[: 1 if same else None]:
+        notes += [n for n in (drift_noted(t, q), islands_noted(t)) if n]
     out = sum(int((w == 0).sum()) for w in weights)
     if out:
         of = f"{out} of {sum(len(w) for w in weights)} links"
@@ -230,7 +232,7 @@ def orientation_of(
     evidence = find_orientation(*args)
     found = the_orientation(evidence, raw.place)
     warn(
-        f"orientation {found.tolist()} found from the overlaps of section {section.number}: {evidence.text()}"
+        f"orientation {found.tolist()} found from the overlaps of section {section.number}. {evidence.text()}"
     )
     return found
 

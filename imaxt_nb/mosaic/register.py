@@ -29,7 +29,7 @@ from .search import Floats, Search, Spectrum, plan_search
 from .strips import Stabiliser, Strip, cut_strip, overlap_boxes
 
 # %% auto #0
-__all__ = ['Ints', 'Read', 'MISSING', 'LUCKY', 'Registered', 'register', 'calibrated', 'register_widening']
+__all__ = ['Ints', 'Read', 'GROUP', 'MISSING', 'LUCKY', 'Registered', 'register', 'calibrated', 'register_widening']
 
 # %% ../../nbs/05_mosaic/26_register.ipynb #807ec6d7
 Ints = NDArray[np.int_]
@@ -52,11 +52,15 @@ class Registered:
         return np.array([link.accepted for link in self.links], bool)
 
 
+GROUP = 4  # tiles; so that pairs that can't overlap are the same ones for any number of threads
+
+
 @dataclass(frozen=True)
 class _Job:
-    """A pair with its strips and spectra."""
+    """A pair with its strips and spectra; `group`: of tiles that were read together."""
 
     index: int
+    group: int
     plan: Search
     a: Strip
     b: Strip
@@ -100,25 +104,25 @@ class _Stream:
         return out
 
     def jobs(self, order: Ints, pool: ThreadPoolExecutor, batch: int) -> Iterator[list[_Job]]:
-        """Batches of pairs."""
+        """Batches of pairs, of `batch` tiles."""
         waiting: dict[int, dict[int, Strip]] = {}
         tiles = iter(order.tolist())
         while some := list(islice(tiles, batch)):
             ready = []
-            for found in pool.map(self.strips, some):
+            for k, found in enumerate(pool.map(self.strips, some)):
                 for index, side, strip in found:
                     waiting.setdefault(index, {})[side] = strip
                     if len(waiting[index]) == 2:
-                        ready.append(index)
-            yield list(pool.map(self.job, [(i, waiting.pop(i)) for i in sorted(ready)]))
+                        ready.append((k // GROUP, index))
+            yield list(pool.map(self.job, [(g, i, waiting.pop(i)) for g, i in sorted(ready)]))
 
-    def job(self, item: tuple[int, dict[int, Strip]]) -> _Job:
+    def job(self, item: tuple[int, int, dict[int, Strip]]) -> _Job:
         """A pair with its spectra."""
-        index, strips = item
+        group, index, strips = item
         plan = self.plans[index]
         assert plan is not None
         a, b = strips[0], strips[1]
-        return _Job(index, plan[2], a, b, transform(a, plan[2]), transform(b, plan[2]))
+        return _Job(index, group, plan[2], a, b, transform(a, plan[2]), transform(b, plan[2]))
 
 # %% ../../nbs/05_mosaic/26_register.ipynb #87f35f84
 MISSING = Link(None, 0.0, False, "missing")
@@ -129,10 +133,10 @@ def _measure(job: _Job) -> Link:
 
 
 def _chance(jobs: list[_Job], pairs: Ints, places: Floats, shape: tuple[int, int]) -> list[_Job]:
-    """Pairs that can't overlap, from the strips of others: each first strip with a later second strip of the same kind."""
+    """Pairs that can't overlap, from the strips of others: each first strip with a later second strip of the same kind and group."""
     made = []
     for k, p in enumerate(jobs):
-        for q in jobs[k + 1 :] + jobs[:k]:
+        for q in [j for j in jobs[k + 1 :] + jobs[:k] if j.group == p.group]:
             far = np.abs(places[pairs[q.index, 1]] - places[pairs[p.index, 0]]) > 1.3 * np.array(
                 shape
             )
@@ -161,7 +165,8 @@ def register(
     links, by_chance, by_chance_expected = [MISSING] * len(pairs), list[Link](), list[Floats]()
     stream = _Stream(read, pairs, plans, calibration, root)
     with ThreadPoolExecutor(threads) as pool:
-        for jobs in stream.jobs(_reading_order(pairs, places, shape), pool, 2 * threads):
+        batch = GROUP * max(1, threads // 2)
+        for jobs in stream.jobs(_reading_order(pairs, places, shape), pool, batch):
             for job, link in zip(jobs, pool.map(_measure, jobs), strict=True):
                 links[job.index] = link
             if chance:

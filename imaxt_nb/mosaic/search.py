@@ -5,8 +5,8 @@
 # %% ../../nbs/05_mosaic/23_search.ipynb #2120d296
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache, reduce
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import scipy.fft as sf
 from numpy.typing import NDArray
 from scipy import ndimage as ndi
 
+from ..core.compiled import njit
 from .filters import blur, box_mean
 from .gather import Box
 from .strips import Pixels, Strip
@@ -53,16 +54,37 @@ def share(band: Pixels, noise: float, size: float) -> Pixels | None:
     return None if part.mean() > FULL else np.asarray(part, np.float32)
 
 
+@njit(fastmath={"contract"})
+def _bin(values: Any, n: int, out: Any) -> None:
+    h, w = out.shape
+    line, part = np.empty(n * w, np.float32), np.float32(1.0 / (n * n))
+    for y in range(h):
+        for x in range(n * w):
+            line[x] = values[y * n, x]
+        for i in range(1, n):
+            row = values[y * n + i]
+            for x in range(n * w):
+                line[x] += row[x]
+        for x in range(w):
+            total = line[x * n]
+            for i in range(1, n):
+                total += line[x * n + i]
+            out[y, x] = total * part
+
+
 def bin_mean(values: Pixels, n: int) -> Pixels:
     """Means of n x n pixels of (..., y, x); rows and columns that are left over are dropped."""
-    h, w = values.shape[-2] // n, values.shape[-1] // n
-    cut = values[..., : h * n, : w * n]
-    rows = reduce(np.add, [cut[..., i::n, :] for i in range(n)])
-    return np.asarray(reduce(np.add, [rows[..., i::n] for i in range(n)]) / np.float32(n * n))
+    *many, h, w = values.shape
+    out = np.empty((*many, h // n, w // n), np.float32)
+    for k in np.ndindex(*many):
+        _bin(values[k], n, out[k])
+    return out
 
 
 def binned(strip: Strip, n: int) -> Strip:
     """A strip in bins of n px; its first bin begins at the strip's first pixel, and its origin is 0."""
+    if n == 1:
+        return replace(strip, origin=(0, 0))
     weight = None if strip.weight is None else bin_mean(strip.weight, n)
     noise = np.asarray(strip.noise / n, np.float32)
     return Strip(bin_mean(strip.values, n), weight, (0, 0), noise)
@@ -227,7 +249,8 @@ def _above_background(view: Strip) -> Pixels:
         level = np.interp(np.arange(ends[-1]), middles, dark).astype(np.float32)
         out[c] = image - (level if long == 2 else level[:, None])
         out[c] -= np.median(out[c])
-    return np.asarray(ndi.gaussian_filter(out, (0, COARSE_BLUR, COARSE_BLUR), truncate=3))
+        out[c] = blur(out[c], COARSE_BLUR)
+    return out
 
 # %% ../../nbs/05_mosaic/23_search.ipynb #8108d609
 def likeliest(a: Strip, b: Strip, plan: Search, centre: NDArray[np.int_]) -> Floats | None:

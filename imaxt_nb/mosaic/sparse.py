@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import ndimage as ndi
+from numpy.typing import NDArray
 
+from .filters import blur, box_mean, correlate, gaussian_taps, shift
 from .offsets import FINE_HIGH_PASS, Offset, matching
+from .products import products
 from .search import SHARE_BOX, Floats, flatten, share
 from .strips import Pixels, Strip
 
 # %% auto #0
-__all__ = ['MARGIN_PX', 'LEAST_SHARE', 'Slices', 'GAIN_ERROR', 'SLOPE', 'ASTRAY_PX', 'content_box', 'sharpen']
+__all__ = ['MARGIN_PX', 'LEAST_SHARE', 'Slices', 'GLIMPSE', 'TELLING', 'GAIN_ERROR', 'SLOPE', 'ASTRAY_PX', 'content_box',
+           'sharpen']
 
 # %% ../../nbs/05_mosaic/24_sparse.ipynb #db70ef7a
 MARGIN_PX, LEAST_SHARE = 31, 0.3
@@ -24,29 +27,42 @@ Slices = tuple[tuple[slice, slice], tuple[slice, slice]]
 
 
 def _less_local(f: Pixels) -> Pixels:
-    return np.asarray(f - ndi.uniform_filter(f, FINE_HIGH_PASS))
+    return np.asarray(f - box_mean(f, FINE_HIGH_PASS))
 
 
-def _shown(a: Strip, b: Strip, at: Slices, sigma: float) -> Pixels | None:
-    """The share (y, x) of structure that both strips have; None where it fills the overlap."""
-    shown: Any = None
+def _shown(a: Strip, b: Strip, at: Slices, sigma: float) -> tuple[list[Pixels | None], Floats]:
+    """The share (y, x) of structure that both strips have, None where it fills the overlap, and the signal to be expected of it: of each channel."""
+    shown, signal = list[Pixels | None](), list[float]()
     for c in range(len(a.values)):
         both: Any = None
         for s, k in zip((a, b), at, strict=True):
-            band = _less_local(ndi.gaussian_filter(s.values[c][k], sigma, truncate=3))
+            band = _less_local(blur(s.values[c][k], sigma))
             part = share(band, float(s.noise[c]) ** 2 / (4 * np.pi * sigma**2), SHARE_BOX * sigma)
             both = part if both is None else both if part is None else both * part
-        if both is None:
-            return None
-        shown = both if shown is None else np.maximum(shown, both)
-    return np.asarray(shown)
+        shown.append(both)
+        each = np.minimum(np.sqrt(1.0 if both is None else both), 0.999)
+        power = (each if both is None else both) * each / (1 - each)
+        pixels = np.prod([k.stop - k.start for k in at[0]]) if both is None else 1
+        signal.append(float(power.sum() * pixels) / (2 * np.pi * sigma**2))
+    return shown, np.sqrt(signal)
 
 # %% ../../nbs/05_mosaic/24_sparse.ipynb #47485eaa
-def content_box(a: Strip, b: Strip, at: Slices, sigma: float) -> Slices:
-    """The part of the overlap `at` where both strips show something, with a margin."""
-    shown = _shown(a, b, at, sigma)
+GLIMPSE, TELLING = 5.0, 0.1
+
+
+def content_box(
+    a: Strip, b: Strip, at: Slices, sigma: float
+) -> tuple[Slices, NDArray[np.int_]] | None:
+    """The part of the overlap `at` where both strips show something, with a margin, and the channels that do; None if that is too little for a link."""
+    each, signal = _shown(a, b, at, sigma)
+    if np.sqrt(np.square(signal).sum()) < GLIMPSE:
+        return None
+    telling = np.flatnonzero(signal >= TELLING * signal.max())
+    maps = [each[c] for c in telling]
+    filled = [k for k in maps if k is not None]
+    shown = np.max(filled, axis=0) if len(filled) == len(maps) else None
     if shown is None or shown.max() <= LEAST_SHARE:
-        return at
+        return at, telling
     ends = []
     for axis, k in enumerate(at[0]):
         seen = np.flatnonzero(shown.max(axis=1 - axis) > LEAST_SHARE)
@@ -54,7 +70,7 @@ def content_box(a: Strip, b: Strip, at: Slices, sigma: float) -> Slices:
     one, two = (
         [slice(k.start + lo, k.start + hi) for k, (lo, hi) in zip(s, ends, strict=True)] for s in at
     )
-    return (one[0], one[1]), (two[0], two[1])
+    return ((one[0], one[1]), (two[0], two[1])), telling
 
 # %% ../../nbs/05_mosaic/24_sparse.ipynb #c29a83d7
 def _view(
@@ -68,32 +84,32 @@ def _view(
         pad.append((lo - k.start + margin, k.stop + margin - hi))
     box = (cut[0], cut[1])
     v = s.values[c][box]
-    w = np.ones(v.shape, np.float32) if s.weight is None else s.weight[box]
+    w = np.ones(v.shape, np.float32) if s.weight is None else np.array(s.weight[box])
     if rest is not None:
-        v = ndi.shift(v, rest, order=3, mode="nearest")
-        w = np.minimum(w, ndi.shift(np.ones_like(w), rest, order=1) > 0.99)
-    return np.pad(v, pad), np.pad(w, pad).astype(np.float32)
+        v = shift(v, rest)
+        for axis, by in enumerate(rest):  # nothing is known of what comes in
+            np.moveaxis(w, axis, 0)[: int(by > 0)] = 0
+            np.moveaxis(w, axis, 0)[w.shape[axis] - int(by < 0) :] = 0
+    return np.pad(v, pad), np.pad(w, pad)
 
 # %% ../../nbs/05_mosaic/24_sparse.ipynb #7cbb4aa8
-@dataclass(frozen=True)
-class _Scene:
-    """What a tile shows (y, x), blurred, and its slopes (2, y, x); beyond its border the other tile's."""
-
-    band: Pixels
-    slope: Pixels
-
-    def columns(self, across: list[Pixels]) -> Pixels:
-        """(5, n) how the difference of tiles answers to a displacement, a gain, and slopes of the gain."""
-        own = [-self.slope[0], -self.slope[1], self.band, *(self.band * t for t in across)]
-        return np.stack([k.ravel() for k in own])
+_INSIDE, _HALF = (slice(1, -1), slice(1, -1)), np.float32(0.5)
 
 
-def _scene(v: Pixels, w: Pixels, sigma: float, inner: Any) -> _Scene:
-    soft = ndi.gaussian_filter(v * w, sigma, truncate=3)
-    if w.min() < 1:
-        soft /= np.maximum(ndi.gaussian_filter(w, sigma, truncate=3), 1e-3)
-    slopes = [_less_local(g[inner]) for g in np.gradient(soft)]
-    return _Scene(_less_local(soft[inner]), np.asarray(np.stack(slopes), np.float32))
+def _softened(tiles: list[Pixels], seen: Pixels, sigma: float, inner: Any) -> list[Pixels]:
+    """What tiles (y, x) show, blurred, with weights `seen`: the `inner` part and a pixel around."""
+    wide = tuple(slice(k.start - 1, k.stop + 1) for k in inner)
+    soft = [blur(v * seen, sigma)[wide] for v in tiles]
+    if seen.min() < 1:
+        cover = np.maximum(blur(seen, sigma)[wide], np.float32(1e-3))
+        soft = [np.asarray(v / cover, np.float32) for v in soft]
+    return soft
+
+
+def _slopes(soft: Pixels) -> tuple[Pixels, Pixels]:
+    """Along rows and columns, less those of the surroundings."""
+    down, right = soft[2:, 1:-1] - soft[:-2, 1:-1], soft[1:-1, 2:] - soft[1:-1, :-2]
+    return _less_local(down * _HALF), _less_local(right * _HALF)
 
 # %% ../../nbs/05_mosaic/24_sparse.ipynb #2966c4ed
 GAIN_ERROR, SLOPE = 0.1, 0.1  # of one tile against the other; its change over 100 px
@@ -104,12 +120,11 @@ ASTRAY_PX = 12.0  # from the start
 class _Normal:
     """A channel's equations of displacement, gain and its slopes: matrix `n` (5, 5) free of noise, right side `y` (5,).
 
-    `score` (5, 5): variance of `y` in units of `noise`, that of a pixel's difference.
+    `score` (5, 5): variance of `y` in units of `noise`, that of a pixel's difference; `across`: rows and columns from the middle.
     """
 
-    scenes: tuple[_Scene, _Scene]
-    columns: Pixels
     weight: Pixels
+    across: list[Pixels]
     n: Floats
     y: Floats
     score: Floats
@@ -133,46 +148,51 @@ def _across(weight: Pixels) -> list[Pixels]:
     return out
 
 
-def _weighed(both: Pixels, scenes: list[_Scene], noise: Floats, sigma: float) -> Pixels:
+def _weighed(both: Pixels, bands: list[Pixels], noise: Floats, sigma: float) -> Pixels:
     """By how much pixels count: by the structure that both tiles show there."""
-    for scene, one in zip(scenes, noise, strict=True):
-        part = share(scene.band, float(one) / (4 * np.pi * sigma**2), SHARE_BOX * sigma)
+    for band, one in zip(bands, noise, strict=True):
+        part = share(band, float(one) / (4 * np.pi * sigma**2), SHARE_BOX * sigma)
         both = both if part is None else both * part
-    return both
+    return np.ascontiguousarray(both)
 
-# %% ../../nbs/05_mosaic/24_sparse.ipynb #76968036
+# %% ../../nbs/05_mosaic/24_sparse.ipynb #9049b2ad
 def _shared_noise(alone: Pixels, sigma: float, inner: Any) -> list[Pixels]:
     """What noise adds to products of slopes (row, column) and of values of two scenes, (3, y, x): near a border they show the same pixels.
 
     `alone` (y, x): the noise's variance where only one tile is seen, 0 elsewhere.
     """
-    reach = int(3 * sigma) + 2
-    unit = np.eye(1, 2 * reach + 1, reach)[0]
-    kernel = ndi.gaussian_filter1d(unit, sigma, truncate=3)
-    value, slope = kernel**2, np.gradient(kernel) ** 2
-    out = []
-    for down, right in ((slope, value), (value, slope), (value, value)):
-        rows = ndi.correlate1d(alone, down, axis=0, mode="constant")
-        out.append(ndi.correlate1d(rows, right, axis=1, mode="constant")[inner])
-    return out
+    value = gaussian_taps(sigma)
+    slope = np.gradient(np.pad(value, 2)) ** 2
+    value = np.pad(value, 2) ** 2
+    pairs = ((slope, value), (value, slope), (value, value))
+    return [correlate(alone, down, right)[inner] for down, right in pairs]
 
 
+def _scenes(own: list[Pixels], seen: Pixels, sigma: float, inner: Any) -> tuple[Any, Any, Any, Any]:
+    """Both bands, the mean scene (slopes down and right, band), and both scenes less blurred."""
+    soft = _softened(own, seen, sigma, inner)
+    bands = [_less_local(v[_INSIDE]) for v in soft]
+    mean = (*_slopes((soft[0] + soft[1]) * _HALF), (bands[0] + bands[1]) * _HALF)
+    sharp = _softened(own, seen, sigma / np.sqrt(2), inner)
+    one, two = ((*_slopes(v), _less_local(v[_INSIDE])) for v in sharp)
+    return bands, mean, one, two
+
+# %% ../../nbs/05_mosaic/24_sparse.ipynb #53a3f418
 def _normal(a: Strip, b: Strip, at: Slices, c: int, sigma: float, rest: Floats | None) -> _Normal:
     """Equations of one channel, b moved by `rest` px before."""
     m = int(np.ceil(3 * sigma)) + 1
-    inner = (slice(m, -m),) * 2
     (p, wp), (q, wq) = _view(a, at[0], m, c, None), _view(b, at[1], m, c, rest)
-    both = (wp * wq)[inner]
+    inner, common = tuple(slice(m, n - m) for n in p.shape), wp * wq
+    both = common[inner]
     q = q + np.float32((both * (p - q)[inner]).sum() / max(float(both.sum()), 1.0))
-    seen, own = np.maximum(wp, wq), (np.where(wq > wp, q, p), np.where(wp > wq, p, q))
-    scenes = [_scene(v, seen, sigma, inner) for v in own]
-    sharp = [_scene(v, seen, sigma / np.sqrt(2), inner) for v in own]
+    own = [np.where(wq > wp, q, p), np.where(wp > wq, p, q)]
+    bands, mean, one, two = _scenes(own, np.maximum(wp, wq), sigma, inner)
     noise = np.square([a.noise[c], b.noise[c]], dtype=float)
-    weight = _weighed(both, scenes, noise, sigma)
-    flat, across = weight.ravel(), _across(weight)
-    x = np.asarray((scenes[0].columns(across) + scenes[1].columns(across)) / 2, np.float32)
-    cross = (sharp[0].columns(across) * flat) @ sharp[1].columns(across).T
-    n = np.asarray(cross + cross.T, float) / 2
+    weight = _weighed(both, bands, noise, sigma)
+    across, differ = _across(weight), _less_local((p - q)[inner] * both)
+    n, y, score = np.zeros((5, 5)), np.zeros(5), np.zeros((5, 5))
+    products(mean, one, two, weight, differ, across[0][:, 0], across[1][0], n, y, score)
+    n, score = (n + n.T) / 2, np.tril(score) + np.tril(score, -1).T
     alone = np.where(wp > wq, noise[0], noise[1]) * (np.abs(wp - wq) > 0.5)
     for k, known in enumerate(
         _shared_noise(alone, sigma / np.sqrt(2), inner) if alone.any() else ()
@@ -181,10 +201,7 @@ def _normal(a: Strip, b: Strip, at: Slices, c: int, sigma: float, rest: Floats |
     gains = np.arange(2, 5)
     prior = noise.sum() / np.array([GAIN_ERROR, SLOPE, SLOPE]) ** 2
     n[gains, gains] = np.maximum(n[gains, gains], 0) + prior
-    y = np.asarray((x * flat) @ _less_local((p - q)[inner] * both).ravel(), float)
-    score = np.asarray((x * flat**2) @ x.T, float)
-    views = (p, q, np.asarray(wp * wq, np.float32))
-    return _Normal((scenes[0], scenes[1]), x, weight, n, y, score, float(noise.sum()), views)
+    return _Normal(weight, across, n, y, score, float(noise.sum()), (p, q, common))
 
 # %% ../../nbs/05_mosaic/24_sparse.ipynb #48daac41
 def _solve(parts: list[_Normal]) -> tuple[Floats, Floats] | None:
@@ -209,14 +226,18 @@ def sharpen(a: Strip, b: Strip, start: Floats, sigma: float, steps: int = 12) ->
 
     `sigma`: the blur of slopes, px. None if there is nothing to see, or no end to the steps.
     """
-    at, left, last = np.asarray(start, float), None, np.zeros(2)
+    at, left, last, seen_at = np.asarray(start, float), None, np.zeros(2), None
     for turn in range(steps):
         whole = np.round(at).astype(int)
         overlap = matching(a, b, whole)
         if overlap is None:
             return None
-        box = content_box(a, b, overlap, sigma)
-        parts = [_normal(a, b, box, c, sigma, left) for c in range(len(a.values))]
+        if overlap != seen_at:
+            content, seen_at = content_box(a, b, overlap, sigma), overlap
+        if content is None:
+            return None
+        box, telling = content
+        parts = [_normal(a, b, box, c, sigma, left) for c in telling]
         found = _solve(parts)
         if found is None:
             return None
@@ -236,11 +257,9 @@ def sharpen(a: Strip, b: Strip, start: Floats, sigma: float, steps: int = 12) ->
     return None
 
 # %% ../../nbs/05_mosaic/24_sparse.ipynb #1eeef575
-def _common(v: Pixels, both: Pixels, sigma: float) -> Pixels:
-    """(y, x) blurred, less the surroundings, from the pixels that `both` tiles show, and no others."""
-    soft = ndi.gaussian_filter(v * both, sigma, truncate=3)
-    soft /= np.maximum(ndi.gaussian_filter(both, sigma, truncate=3), 1e-3)
-    return flatten(soft, both, FINE_HIGH_PASS)
+def _common(v: Pixels, both: Pixels, cover: Pixels, sigma: float) -> Pixels:
+    """(y, x) blurred, less the surroundings, from the pixels that `both` tiles show, and no others; `cover`: these blurred."""
+    return flatten(blur(v * both, sigma) / cover, both, FINE_HIGH_PASS)
 
 
 def _moments(k: _Normal, rest: Floats, sigma: float) -> tuple[float, float, float, float]:
@@ -252,20 +271,19 @@ def _moments(k: _Normal, rest: Floats, sigma: float) -> tuple[float, float, floa
     m = int(np.ceil(3 * sigma)) + 1
     inner = (slice(m, -m),) * 2
     w = k.weight / max(float(k.weight.sum()), 1e-9)
-    bands = []
+    bands, cover = [], np.maximum(blur(both, sigma), 1e-3)
     for v, sign in zip(tiles, (0.5, -0.5), strict=True):
         down, right = np.gradient(v)
         moved = np.asarray(v + sign * (rest[0] * down + rest[1] * right), np.float32)
-        bands.append(_common(moved, both, sigma)[inner])
+        bands.append(_common(moved, both, cover, sigma)[inner])
     gains = np.linalg.solve(k.n[2:, 2:], k.y[2:] - k.n[2:, :2] @ rest)
     gains = np.clip(gains, -3 * GAIN_ERROR, 3 * GAIN_ERROR)  # more is no gain but a blank tile
-    down, right = _across(k.weight)
+    down, right = k.across
     half = (gains[0] + gains[1] * down + gains[2] * right) * (bands[0] + bands[1]) / 4
     p, q = bands[0] - half, bands[1] + half
     p, q = p - (w * p).sum(), q - (w * q).sum()
-    narrow = ndi.gaussian_filter(both, sigma / np.sqrt(2), truncate=3)
-    wide = np.maximum(ndi.gaussian_filter(both, sigma, truncate=3), 1e-3)
-    noise = k.noise / (4 * np.pi * sigma**2) * float((w * (narrow / wide**2)[inner]).sum())
+    narrow = blur(both, sigma / np.sqrt(2))
+    noise = k.noise / (4 * np.pi * sigma**2) * float((w * (narrow / cover**2)[inner]).sum())
     return float((w * p * p).sum()), float((w * q * q).sum()), float((w * p * q).sum()), noise
 
 # %% ../../nbs/05_mosaic/24_sparse.ipynb #2c7837e7

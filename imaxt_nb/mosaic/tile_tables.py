@@ -20,7 +20,8 @@ from .search import Floats
 from ..sample.tiles import TileSection
 
 # %% auto #0
-__all__ = ['MEASURES', 'links_of', 'planes_agree', 'together', 'SectionPlaces', 'tile_rows', 'link_rows', 'to_json', 'from_json']
+__all__ = ['MEASURES', 'links_of', 'planes_agree', 'together', 'SectionPlaces', 'tile_rows', 'drift_noted', 'islands_noted',
+           'link_rows', 'to_json', 'from_json']
 
 # %% ../../nbs/05_mosaic/30_tile_tables.ipynb #100969de
 def links_of(r: Registered, use: NDArray[np.bool_], d: Distortion | None = None) -> Links:
@@ -69,7 +70,8 @@ def tile_rows(section: TileSection, plane: int, p: Placement, pixel_um: Floats) 
     """The rows of `tables/tiles.parquet` of a plane; `p` is in px (row, column), `pixel_um` (y, x)."""
     xy, error = (p.position * pixel_um)[:, ::-1], (p.error * pixel_um)[:, ::-1]
     there = section.present[:, plane].any(axis=1)
-    status = np.where(~there, "missing", np.where(p.n_links > 0, "registered", "stage"))
+    tied = np.where(p.island == 0, "registered", "island")
+    status = np.where(~there, "missing", np.where(p.n_links > 0, tied, "stage"))
     own = section.table[["tile", "row", "column", "stage_x_um", "stage_y_um"]].reset_index(
         drop=True
     )
@@ -79,6 +81,26 @@ def tile_rows(section: TileSection, plane: int, p: Placement, pixel_um: Floats) 
         x_um=xy[:, 0], y_um=xy[:, 1], x_err_um=error[:, 0], y_err_um=error[:, 1],
         n_links=p.n_links, status=status, island=p.island,
     )  # fmt: skip
+
+# %% ../../nbs/05_mosaic/30_tile_tables.ipynb #632332dd
+def drift_noted(tiles: pd.DataFrame, p: Placement) -> str:
+    """What to say of the stage of a plane with these rows, if its errors have something in common; else ""."""
+    if p.drift is None:
+        return ""
+    kinds = " and ".join(sorted({n for axis in p.drift.kinds for n in axis}))
+    where = "section {section}, plane {plane}".format(**tiles.iloc[0][["section", "plane"]])
+    return f"{where}: the stage's errors have {kinds} in common"
+
+
+def islands_noted(tiles: pd.DataFrame) -> str:
+    """What to say of a plane's tiles that hang together apart from the rest; "" if there are none."""
+    apart = tiles[tiles["status"] == "island"]
+    if apart.empty:
+        return ""
+    error = float(np.hypot(apart["x_err_um"], apart["y_err_um"]).max())
+    names = ", ".join(str(t) for t in apart["tile"][:8]) + (", ..." if len(apart) > 8 else "")
+    where = "section {section}, plane {plane}".format(**apart.iloc[0][["section", "plane"]])
+    return f"{where}: {len(apart)} tiles ({names}) are tied to each other, but to the rest by the stage only: up to {error:.1f} um"
 
 # %% ../../nbs/05_mosaic/30_tile_tables.ipynb #1827410b
 def link_rows(
