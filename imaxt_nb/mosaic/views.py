@@ -177,4 +177,5 @@ def plot_seam(
             extent=(area[2], area[3], area[1], area[0]),
         )
         ax.set_title(f"{title}, section {section}")
+        ax.set(xlabel="column of the mosaic, px", ylabel="row of the mosaic, px")
     return fig
