@@ -90,14 +90,14 @@ def crop(t: TileSummary, margins: Margins, size: int) -> TileSummary:
 def pedestal_of(
     over: OverlapFlat | None, first: float, gain: float, level: float
 ) -> tuple[float, bool]:
-    """The pedestal from overlaps and from noise (right to a quarter of a photon), and whether overlaps tell it well enough."""
+    """The pedestal from overlaps and from noise (right to a sixth of a photon), and whether overlaps tell it well enough."""
     if over is None:
         return first, False
     if over.pedestal_error == 0:  # given
         return over.pedestal, True
     if over.pedestal_error > 0.2 * max(level, 1e-6):
         return first, False
-    a, b = 1 / over.pedestal_error**2, 16 / gain**2 if gain > 0 else 0.0
+    a, b = 1 / over.pedestal_error**2, 36 / gain**2 if gain > 0 else 0.0
     return (a * over.pedestal + b * first) / (a + b), True
 
 # %% ../../nbs/05_mosaic/17_calibrate_flats.ipynb #48c54aa1
