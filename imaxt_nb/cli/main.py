@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import errno
 import json
 import sys
 from typing import Any
@@ -95,6 +96,11 @@ def invoke(args: list[str] | None = None) -> int:
     except ImaxtError as e:
         click.echo(f"Error: {e}", err=True)
         return e.exit_code
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        click.echo(f"Error: no space left: {e}", err=True)
+        return EXIT_FAILED
 
 
 def emit_json(value: Any) -> None:
