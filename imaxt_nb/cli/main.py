@@ -5,8 +5,8 @@
 # %% ../../nbs/13_cli/00_main.ipynb #9255e2fc
 from __future__ import annotations
 
-import importlib
 import errno
+import importlib
 import json
 import sys
 from typing import Any

@@ -148,7 +148,7 @@ def plot_places(tiles: pd.DataFrame, section: int, plane: int = 0, exaggerate: f
     error = np.hypot(here["x_err_um"], here["y_err_um"])
     linked = (here["status"] == "registered").to_numpy()
     x, y = here["x_um"].to_numpy(), here["y_um"].to_numpy()
-    shown = ax.scatter(x[linked], y[linked], c=error[linked], s=60, cmap="viridis")
+    shown = ax.scatter(x[linked], y[linked], c=error[linked], s=60, cmap="viridis", vmin=0)
     ax.scatter(x[~linked], y[~linked], s=60, facecolors="none", edgecolors="grey", label="stage")
     dx, dy = x - stage["x_um"].to_numpy(), y - stage["y_um"].to_numpy()
     dx, dy = dx * exaggerate, dy * exaggerate
