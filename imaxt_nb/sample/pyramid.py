@@ -120,8 +120,9 @@ def compressor(dtype: Any, steps: bool = False) -> Any:
     from zarr.codecs import BloscCodec
 
     fast = steps or np.dtype(dtype) == np.uint16
-    shuffle = "shuffle" if steps else "bitshuffle"
-    return BloscCodec(cname="lz4" if fast else "zstd", clevel=1, shuffle=shuffle)
+    return BloscCodec(
+        cname="lz4" if fast else "zstd", clevel=1, shuffle="shuffle" if steps else "bitshuffle"
+    )
 
 
 def create_level(
