@@ -2540,6 +2540,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'imaxt_nb.mosaic.flat._binned': ('05_mosaic/flat.html#_binned', 'imaxt_nb/mosaic/flat.py'),
                                       'imaxt_nb.mosaic.flat._box': ('05_mosaic/flat.html#_box', 'imaxt_nb/mosaic/flat.py'),
                                       'imaxt_nb.mosaic.flat._by_scale': ('05_mosaic/flat.html#_by_scale', 'imaxt_nb/mosaic/flat.py'),
+                                      'imaxt_nb.mosaic.flat._centred': ('05_mosaic/flat.html#_centred', 'imaxt_nb/mosaic/flat.py'),
                                       'imaxt_nb.mosaic.flat._halve': ('05_mosaic/flat.html#_halve', 'imaxt_nb/mosaic/flat.py'),
                                       'imaxt_nb.mosaic.flat._line_mean': ('05_mosaic/flat.html#_line_mean', 'imaxt_nb/mosaic/flat.py'),
                                       'imaxt_nb.mosaic.flat._lines': ('05_mosaic/flat.html#_lines', 'imaxt_nb/mosaic/flat.py'),
