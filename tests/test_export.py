@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -75,17 +76,26 @@ def test_unknown_names_are_bad_input(site: Path, capsys: pytest.CaptureFixture[s
     assert invoke(["export", "ometiff", "--sample", "S2", "--image", "slide"]) == 3
 
 
-def test_a_killed_export_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import imaxt_nb.sample.ometiff as module
+def broken(array: object, what: str) -> Iterator[np.ndarray]:
+    yield np.ones((512, 512), "u2")
+    raise OSError(28, "No space left on device")
 
+
+def test_a_full_disk_is_said_in_a_line(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("imaxt_nb.sample.ometiff._tiles", broken)
+    Sample.create("S1").write_image("slide", np.ones((1, 600, 600), "u2"), pixel_um=(1, 1))
+    out = tmp_path / "out" / "i.ome.tif"
+    command = ["export", "ometiff", "--sample", "S1", "--image", "slide", "--out", str(out)]
+    assert invoke(command) == 1 and not out.exists()
+    assert capsys.readouterr().err.startswith("Error: no space left: ")
+
+
+def test_a_killed_export_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = str(tmp_path / "i.ome.zarr")
     write_image(place, np.ones((1, 600, 600), "u2"), pixel_um=(1, 1))
-
-    def broken(array: object, what: str) -> object:
-        yield np.ones((512, 512), "u2")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(module, "_tiles", broken)
+    monkeypatch.setattr("imaxt_nb.sample.ometiff._tiles", broken)
     with pytest.raises(OSError, match="No space"):
         export_ometiff(Image(place), tmp_path / "i.ome.tif")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["i.ome.zarr"]

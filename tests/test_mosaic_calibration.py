@@ -124,7 +124,7 @@ def test_the_flat_says_how_wrong_it_is(done: Any) -> None:
     use = c.weight > 0
     ratio = c.flat[0][use] / done.flat[use]
     claimed = done.report.figures["flat_errors"][0]
-    assert 0.4 * claimed < (ratio / ratio.mean()).std() < 1.5 * claimed
+    assert 0.2 * claimed < (ratio / ratio.mean()).std() < 1.5 * claimed < 0.035
 
 
 def test_stray_light_is_dropped_and_the_orientation_found(done: Any) -> None:

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 from tile_factory import PIXEL_UM, scene, tile_sample
+from tissuecyte import SIZE, tile_path, write_tissuecyte
 
 from imaxt_nb.core.errors import BadInput, ImaxtError
 from imaxt_nb.core.files import digest_path
@@ -21,7 +23,11 @@ from imaxt_nb.mosaic.calibration import Calibration, identity
 from imaxt_nb.mosaic.canvas import canvas_of
 from imaxt_nb.mosaic.fuse import Painter, optics_of, paint, plane_tiles
 from imaxt_nb.mosaic.gather import gather
+from imaxt_nb.mosaic.positions import PlaceParameters, place_sample
 from imaxt_nb.mosaic.render import RenderParameters, render_sample
+from imaxt_nb.readers.stpt import convert_stpt
+from imaxt_nb.sample.store import Sample
+from imaxt_nb.sample.tiles import RawTiles
 
 STEP = 16
 
@@ -171,6 +177,35 @@ def test_calibration_of_other_tiles_is_refused_and_pedestal_keeps_noise(places: 
     assert 500 < np.median(pixels[pixels > 0]) < 1500
     with pytest.raises(BadInput, match="not of these tiles"):
         render_sample(sample, raw, tiles, identity((90, 90)), p)
+
+
+def test_from_damaged_files_to_the_mosaic(tmp_path: Path) -> None:
+    """A truncated TIFF, a section without a tile, a channel of zeros: all else is there, what is lost is said."""
+    root = write_tissuecyte(tmp_path / "TT1", sections=3)
+    for file in root.rglob("*_02.tif"):
+        tifffile.imwrite(file, np.zeros(SIZE, np.uint16))
+    for file in (root / "TT1-0002").glob("*.tif"):
+        file.unlink()
+    for channel in (0, 1):
+        cut = tile_path(root, 1, 0, channel=channel)
+        cut.write_bytes(cut.read_bytes()[:-50])
+    sample, heard = Sample.create("TT1", str(tmp_path / "data")), list[str]()
+    convert_stpt(root, sample)
+    raw, whole = RawTiles.open(sample.path("raw", "stpt.zarr")), identity(SIZE)
+    p = PlaceParameters(orientation=[[0, 1], [-1, 0]], max_stage_error_um=1)
+    tiles = place_sample(sample, raw, whole, p, "k", heard.append)
+    assert tiles.groupby("section")["status"].agg(lambda s: (s == "missing").sum()).tolist() == [1, 6, 0]  # fmt: skip
+    few = RenderParameters(max_bad_percent=50)
+    rows = render_sample(sample, raw, tiles, whole, few, "k", heard.append)
+    assert rows["missing"].tolist() == [2, 12, 0] and rows["status"].tolist()[1] == "empty"
+    said = [text for text in heard if "tile images are missing" in text]
+    assert said == [f"section {s}: {n} of 12 tile images are missing" for s, n in ((1, 2), (2, 12))]
+    cube, trust = (sample.image(n).data.compute() for n in ("stpt", "stpt_confidence"))
+    assert not trust[0, :15, :20].any() and not trust[1].any() and trust[2, 1:-1, 1:-1].all()
+    assert trust[0, 25:, 35:-1].all() and cube[0, 0, 25:, 35:].all()
+    assert not cube[1].any() and cube[0, 2].all() == trust[2].all()
+    with pytest.raises(BadInput, match="14 of 36"):
+        render_sample(sample, raw, tiles, whole, RenderParameters(), "again", heard.append)
 
 
 SCRIPT = """

@@ -351,6 +351,17 @@ def test_damaged_images_are_missing_with_a_reason(root: Path, sample: Sample) ->
     assert str(root) not in notes
 
 
+def test_gzipped_files_that_are_cut_off_or_no_gzip(tmp_path: Path, sample: Sample) -> None:
+    root = write_tissuecyte(tmp_path / "TT1", sections=1, gz=True)
+    first, second = (Path(f"{tile_path(root, 1, k)}.gz") for k in (0, 1))
+    first.write_bytes(first.read_bytes()[:-30])
+    second.write_bytes(b"no gzip at all")
+    assert list(convert_stpt(root, sample).table.status) == ["partial"]
+    section = opened(sample).section(1)
+    assert section.present[:, 0, 0].tolist() == [False] * 2 + [True] * 4
+    assert all(any(p.name in note for note in section.notes) for p in (first, second))
+
+
 def test_tiles_of_another_size_than_planned(tmp_path: Path, sample: Sample) -> None:
     convert_stpt(write_tissuecyte(tmp_path / "TT1", rows=832, columns=832), sample)
     raw = opened(sample)

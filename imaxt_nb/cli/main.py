@@ -5,6 +5,7 @@
 # %% ../../nbs/13_cli/00_main.ipynb #9255e2fc
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import sys
@@ -95,6 +96,11 @@ def invoke(args: list[str] | None = None) -> int:
     except ImaxtError as e:
         click.echo(f"Error: {e}", err=True)
         return e.exit_code
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        click.echo(f"Error: no space left: {e}", err=True)
+        return EXIT_FAILED
 
 
 def emit_json(value: Any) -> None:

@@ -20,10 +20,10 @@ from imaxt_nb.mosaic.calibrate_choice import (
     TileChoice,
     Warn,
     find_distortion,
-    finite,
     measured_distortion,
     most_structured,
     orientation_of,
+    other_pairs,
     pair_offsets,
     rich_pairs,
 )
@@ -34,6 +34,7 @@ from imaxt_nb.mosaic.calibrate_flats import (
     crop,
     filled,
     margins_of,
+    pair_cells,
     pedestal_of,
     tile_stray,
     tile_weight,
@@ -41,14 +42,14 @@ from imaxt_nb.mosaic.calibrate_flats import (
 from .calibration import Calibration, load_calibration, save_calibration
 from .distortion_fit import DistortionFit
 from .flat import Floats, TileSummary, summarise
-from .overlap_flat import CELL, overlap_cells, overlap_flat
+from .overlap_flat import CELL, overlap_flat
 from .overlap_shifts import Pair
 from .patches import Margins
 from .stray import Stray, photon_transfer
 from ..sample.places import exists, join
 
 # %% auto #0
-__all__ = ['CalibrationReport', 'calibrate_tiles', 'calibrate_sample', 'calibration_metrics', 'tile_reader', 'sample_calibration']
+__all__ = ['CalibrationReport', 'calibrate_tiles', 'calibrate_sample', 'calibration_metrics', 'sample_calibration']
 
 # %% ../../nbs/05_mosaic/18_calibrate.ipynb #c69eebee
 @dataclass
@@ -63,6 +64,9 @@ class CalibrationReport:
     offsets: dict[int, NDArray[np.float64]]
     cells: list[NDArray[np.float64]]  # of each channel, see `overlap_cells`
     figures: dict[str, Any] = field(default_factory=dict)
+    others: list[Pair] = field(
+        default_factory=list
+    )  # overlaps that the flats use as the stage lays them
 
     def differences(self, channel: int, corrected: bool) -> NDArray[np.float64]:
         """Relative differences of the cells that two tiles share, before or after the flat (paper, Fig. 7)."""
@@ -180,6 +184,7 @@ def _overlaps(
             report.calibration = replace(report.calibration, distortion=report.fit.distortion)
         else:
             report.offsets = pair_offsets(read, report.pairs, wanted, shape, reach, margins)
+        report.others = other_pairs(tiles, axes, report.pairs, report.offsets, p)
     except BadInput as e:
         warn(f"overlaps are not used: {e}")
 
@@ -194,8 +199,9 @@ def _flats(
     errors: list[float | None] = []
     for c, (found, first, gain) in enumerate(zip(summaries, crude, gains, strict=True)):
         name = report.channels[c]
-        cells = _cells(tiles, c, report, margins) if found else np.zeros((6, 0))
+        cells, more = _cells(tiles, c, report, margins) if found else [np.zeros((6, 0))] * 2
         report.cells.append(cells)
+        cells = np.concatenate([cells, more], axis=1)
         if not found:
             errors.append(None)
             continue
@@ -232,15 +238,15 @@ def _flats(
     )
 
 # %% ../../nbs/05_mosaic/18_calibrate.ipynb #6df22787
-def _cells(
-    tiles: TileChoice, channel: int, report: CalibrationReport, margins: Margins
-) -> NDArray[np.float64]:
-    """The overlaps' cells of a channel."""
-    found = [np.zeros((6, 0))]
-    for i, offset in track(list(report.offsets.items()), f"overlaps of {report.channels[channel]}"):
-        a, b = (tiles.any(k, channel) for k in (report.pairs[i].a, report.pairs[i].b))
-        found.append(overlap_cells(a, b, offset, report.calibration.distortion, margins))
-    return np.concatenate(found, axis=1)
+def _cells(tiles: TileChoice, c: int, report: CalibrationReport, margins: Margins) -> list[Any]:
+    """The cells of a channel's overlaps: of those that were measured, of the others."""
+    measured = [(report.pairs[i], offset) for i, offset in report.offsets.items()]
+    others = [(pair, np.array(pair.offset)) for pair in report.others]
+    d, what = report.calibration.distortion, f"overlaps of {report.channels[c]}"
+    return [
+        pair_cells(lambda key: tiles.any(key, c), laid, d, margins, what)
+        for laid in (measured, others)
+    ]
 
 # %% ../../nbs/05_mosaic/18_calibrate.ipynb #1ab69057
 def calibrate_sample(
@@ -283,14 +289,6 @@ def calibration_metrics(report: CalibrationReport) -> dict[str, float | int]:
     found["overlaps"] = len(report.offsets)
     found["dropped_percent"] = round(100 * float((c.weight == 0).mean()), 2)
     return found
-
-
-def tile_reader(raw: Any, report: CalibrationReport) -> Callable[[Hashable], Floats]:
-    """Reads the tiles of the report's pairs, in the channel with most structure."""
-    tiles = TileChoice(raw, 0)
-    name = report.figures.get("channel_of_overlaps", report.channels[0])
-    channel = report.channels.index(name)
-    return lambda key: finite(tiles.any(key, channel))
 
 # %% ../../nbs/05_mosaic/18_calibrate.ipynb #213211e6
 def sample_calibration(sample: Any, modality: str) -> Calibration | None:

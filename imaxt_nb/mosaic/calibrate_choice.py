@@ -29,7 +29,7 @@ from ..sample.places import exists, join
 from ..sample.tiles import read_whole
 
 # %% auto #0
-__all__ = ['Warn', 'Image', 'LESS', 'CalibrateParameters', 'TileChoice', 'rich_pairs', 'orientation_of', 'finite',
+__all__ = ['Warn', 'Image', 'LESS', 'CalibrateParameters', 'TileChoice', 'rich_pairs', 'other_pairs', 'orientation_of', 'finite',
            'most_structured', 'measured_distortion', 'find_distortion', 'pair_offsets']
 
 # %% ../../nbs/05_mosaic/16_calibrate_choice.ipynb #48d53e73
@@ -139,6 +139,17 @@ def rich_pairs(
         for q in track(tried, "overlaps")
     ]
     return [tried[i] for i in sorted(np.argsort(score)[::-1][: p.max_pairs])]
+
+# %% ../../nbs/05_mosaic/16_calibrate_choice.ipynb #12806266
+def other_pairs(
+    tiles: TileChoice, orientation: Any, pairs: list[Pair], measured: Any, p: CalibrateParameters
+) -> list[Pair]:
+    """A seeded choice of the pairs that are not among those `measured` (numbers in `pairs`); `max_pairs` together with them."""
+    known = {(pairs[i].a, pairs[i].b) for i in measured}
+    rest = [q for q in tiles.pairs(orientation) if (q.a, q.b) not in known]
+    n = min(len(rest), max(0, p.max_pairs - len(known)))
+    some = rng(p.seed, "calibrate", "other pairs").choice(len(rest), n, replace=False)
+    return [rest[i] for i in sorted(some)]
 
 # %% ../../nbs/05_mosaic/16_calibrate_choice.ipynb #2feb10b6
 def orientation_of(tiles: TileChoice, channel: int, reach: int) -> Any:

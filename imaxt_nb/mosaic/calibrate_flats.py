@@ -5,17 +5,24 @@
 # %% ../../nbs/05_mosaic/17_calibrate_flats.ipynb #c2cfe705
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from ..core.errors import UsageError
+from ..core.progress import track
+from .distortion import Distortion
 from .flat import Floats, TileSummary, stack_flat, stretch
-from .overlap_flat import OverlapFlat, no_overlaps, weighed
+from .overlap_flat import OverlapFlat, no_overlaps, overlap_cells, with_tiles
+from .overlap_shifts import Pair
 from .patches import Margins
 from .stray import Stray, stray_light
 
 # %% auto #0
-__all__ = ['COMMON', 'check_engine', 'channel_flat', 'crop', 'pedestal_of', 'by_place', 'tile_stray', 'margins_of', 'tile_weight',
-           'filled']
+__all__ = ['COMMON', 'check_engine', 'channel_flat', 'pair_cells', 'crop', 'pedestal_of', 'by_place', 'tile_stray', 'margins_of',
+           'tile_weight', 'filled']
 
 # %% ../../nbs/05_mosaic/17_calibrate_flats.ipynb #036393d9
 def check_engine(engine: str) -> None:
@@ -36,7 +43,7 @@ def _basic(bins: Floats) -> Floats:
     return stretch(found, bins.shape[1:], bins.shape[1] / found.shape[0])
 
 # %% ../../nbs/05_mosaic/17_calibrate_flats.ipynb #0bc10e35
-COMMON = 0.01  # of brightness: what tiles may have in common that isn't the flat
+COMMON = 0.004  # of brightness: what tiles may have in common that isn't the flat
 
 
 def channel_flat(
@@ -53,15 +60,20 @@ def channel_flat(
     if engine == "basic":
         found = stretch(_basic(np.stack([t.bins for t in lit])), shape, size)
         return np.asarray(found / found.mean(), np.float32), float("nan")
-    smooth = weighed(over or no_overlaps(shape, dark), np.stack([t.bins for t in lit]), size)
+    smooth = with_tiles(over or no_overlaps(shape, dark), np.stack([t.bins for t in lit]), size)
     stack = stack_flat(lit, size, smooth.log_flat(size), smooth.patterns(size))
-    error = float(np.hypot(smooth.error(), stack.error))
-    if error > COMMON:
-        alone = stack_flat(lit, size)
-        doubt = float(np.hypot(alone.error, COMMON))
-        if doubt < error:
-            return alone.expand(shape, size), doubt
-    return stack.expand(shape, size), error
+    error = np.sqrt(smooth.error() ** 2 + COMMON**2 + stack.error**2)
+    return stack.expand(shape, size), float(error)
+
+# %% ../../nbs/05_mosaic/17_calibrate_flats.ipynb #3df7aee4
+def pair_cells(
+    read: Any, laid: Sequence[tuple[Pair, Any]], d: Distortion | None, margins: Margins, what: str
+) -> NDArray[np.float64]:
+    """The cells of pairs and their offsets (`overlap_cells`); `read` gives the image of a pair's key, `what` is said of progress."""
+    found = [np.zeros((6, 0))]
+    for pair, offset in track(laid, what):
+        found.append(overlap_cells(read(pair.a), read(pair.b), offset, d, margins))
+    return np.concatenate(found, axis=1)
 
 # %% ../../nbs/05_mosaic/17_calibrate_flats.ipynb #ce89b4d1
 def crop(t: TileSummary, margins: Margins, size: int) -> TileSummary:
@@ -78,14 +90,14 @@ def crop(t: TileSummary, margins: Margins, size: int) -> TileSummary:
 def pedestal_of(
     over: OverlapFlat | None, first: float, gain: float, level: float
 ) -> tuple[float, bool]:
-    """The pedestal from overlaps and from noise (right to a photon), and whether overlaps tell it well enough."""
+    """The pedestal from overlaps and from noise (right to a sixth of a photon), and whether overlaps tell it well enough."""
     if over is None:
         return first, False
     if over.pedestal_error == 0:  # given
         return over.pedestal, True
     if over.pedestal_error > 0.2 * max(level, 1e-6):
         return first, False
-    a, b = 1 / over.pedestal_error**2, 1 / gain**2 if gain > 0 else 0.0
+    a, b = 1 / over.pedestal_error**2, 36 / gain**2 if gain > 0 else 0.0
     return (a * over.pedestal + b * first) / (a + b), True
 
 # %% ../../nbs/05_mosaic/17_calibrate_flats.ipynb #48c54aa1

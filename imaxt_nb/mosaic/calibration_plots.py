@@ -5,13 +5,17 @@
 # %% ../../nbs/05_mosaic/19_calibration_plots.ipynb #acc61174
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.figures import scale_bar
 from .calibrate import CalibrationReport
+from .calibrate_choice import TileChoice, finite
 from .distortion import Distortion
+from .flat import Floats
 from .gather import gather
 from .patches import common_box
 from .radial_prior import predicted_error
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['plot_stray', 'plot_flats', 'plot_differences', 'plot_distortion', 'plot_overlap']
+__all__ = ['plot_stray', 'plot_flats', 'channel_table', 'plot_differences', 'plot_distortion', 'tile_reader', 'plot_overlap']
 
 # %% ../../nbs/05_mosaic/19_calibration_plots.ipynb #9458fc16
 def plot_stray(report: CalibrationReport, share: float = 0.1) -> Figure:
@@ -63,7 +67,7 @@ def plot_flats(report: CalibrationReport, columns: int = 4) -> Figure:
     for ax in axes.ravel():
         ax.set_axis_off()
     for c, ax in zip(range(n), axes.ravel(), strict=False):
-        ax.set_title(report.channels[c], fontsize=8)
+        ax.set_title(report.channels[c], fontsize=10)
         if flat is not None:
             step = max(1, max(flat.shape[1:]) // 500)
             used = report.calibration.weight[::step, ::step] > 0
@@ -76,6 +80,34 @@ def plot_flats(report: CalibrationReport, columns: int = 4) -> Figure:
     if shown is not None:
         fig.colorbar(shown, ax=axes, shrink=0.7, label="relative response")
     return fig
+
+# %% ../../nbs/05_mosaic/19_calibration_plots.ipynb #57ca7e2a
+def channel_table(report: CalibrationReport) -> Any:
+    """A row a channel: pedestal, standard error of the flat, robust width of the overlaps' differences before and after it, in percent."""
+    import pandas as pd
+
+    errors = report.figures.get("flat_errors", [])
+    rows = []
+    for c, name in enumerate(report.channels):
+        width = [1.4826 * np.median(np.abs(report.differences(c, k))) if report.cells[c].shape[1] else np.nan
+                 for k in (False, True)]  # fmt: skip
+        error = errors[c] if c < len(errors) and errors[c] is not None else np.nan
+        rows.append(
+            [
+                name,
+                report.figures.get(f"pedestal {name}", np.nan),
+                100 * error,
+                *(100 * w for w in width),
+            ]
+        )
+    names = [
+        "channel",
+        "pedestal, ADU",
+        "error of the flat, %",
+        "overlaps differ by, %",
+        "after the flat, %",
+    ]
+    return pd.DataFrame(rows, columns=names).round(2)
 
 # %% ../../nbs/05_mosaic/19_calibration_plots.ipynb #693fa61a
 def plot_differences(report: CalibrationReport) -> Figure:
@@ -109,7 +141,10 @@ def plot_differences(report: CalibrationReport) -> Figure:
 def plot_distortion(
     d: Distortion, pixel_um: float = 1.0, covariance: NDArray[Any] | None = None
 ) -> Figure:
-    """Vectors over the field of view (Fig. 9), and where a covariance is given the error over the field."""
+    """Vectors over the field of view (Fig. 9), and where a covariance is given the error over the field.
+
+    `pixel_um` of 1 means that it isn't known: units are px then.
+    """
     import matplotlib.pyplot as plt
 
     n = 1 if covariance is None else 2
@@ -129,19 +164,34 @@ def plot_distortion(
         scale_units="xy",
         scale=1,
     )
-    fig.colorbar(arrows, ax=ax, shrink=0.7, label="um" if pixel_um != 1 else "px")
-    ax.set(aspect="equal", title=f"at most {d.largest_px():.2f} px", xlabel="column", ylabel="row")
+    unit = "um" if pixel_um != 1 else "px"
+    fig.colorbar(arrows, ax=ax, shrink=0.7, label=f"displacement, {unit}")
+    ax.set_title(
+        f"at most {d.largest_px() * pixel_um:.1f} {unit}, drawn x {stretch:.0f}", fontsize=10
+    )
+    ax.set(aspect="equal", xlabel="column, px", ylabel="row, px")
     ax.invert_yaxis()
     if covariance is not None:
         error = axes[0, 1].imshow(
             predicted_error(covariance), extent=(0, d.tile_shape[1], d.tile_shape[0], 0)
         )
         fig.colorbar(error, ax=axes[0, 1], shrink=0.7, label="standard error, px")
-        axes[0, 1].set(title="how well it is known")
+        axes[0, 1].set_title("how well it is known", fontsize=10)
+        axes[0, 1].set(xlabel="column, px", ylabel="row, px")
     return fig
 
 # %% ../../nbs/05_mosaic/19_calibration_plots.ipynb #ff4fdfc6
-def plot_overlap(report: CalibrationReport, read: Any, size: int = 260) -> Figure | None:
+def tile_reader(raw: Any, report: CalibrationReport) -> Callable[[Hashable], Floats]:
+    """Reads the tiles of the report's pairs, in the channel with most structure."""
+    tiles = TileChoice(raw, 0)
+    name = report.figures.get("channel_of_overlaps", report.channels[0])
+    channel = report.channels.index(name)
+    return lambda key: finite(tiles.any(key, channel))
+
+
+def plot_overlap(
+    report: CalibrationReport, read: Any, pixel_um: float = 1.0, size: int = 260
+) -> Figure | None:
     """The overlap that the distortion disturbs most, near its end: one tile red, the other green (Fig. 8).
 
     read : gives the image (y, x) of a tile of a pair. None if no overlap was measured.
@@ -175,6 +225,7 @@ def plot_overlap(report: CalibrationReport, read: Any, size: int = 260) -> Figur
         ax.imshow(np.stack([_grey(a), _grey(b), np.zeros_like(a)], axis=-1))
         ax.set_title(title)
         ax.axis("off")
+        scale_bar(ax, (a.shape[0], a.shape[1]), pixel_um)
     return fig
 
 # %% ../../nbs/05_mosaic/19_calibration_plots.ipynb #70e4233a

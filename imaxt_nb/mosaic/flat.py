@@ -175,19 +175,22 @@ def _by_scale(logs: Floats, use: Floats, window: int, least: int) -> tuple[Float
         share = _halve(use)
         coarse = np.asarray(_halve(logs * use) / np.maximum(share, 1e-3), np.float32)
         detail = (logs - stretch(coarse, (logs.shape[-2], logs.shape[-1]))) * (use > 0)
-        halves = [robust_mean(detail[i::2], use[i::2], window) for i in (0, 1)]
+        halves = [_centred(robust_mean(detail[i::2], use[i::2], window)) for i in (0, 1)]
         bands.append(keep_signal(halves[0], halves[1], window))
         logs, use = coarse, share * (share > 0.25)
-    halves = [robust_mean(logs[i::2], use[i::2], 2 * window) for i in (0, 1)]
-    total, wrong = keep_signal(
-        halves[0] - halves[0].mean(), halves[1] - halves[1].mean(), 2 * window
-    )
+    halves = [_centred(robust_mean(logs[i::2], use[i::2], 2 * window)) for i in (0, 1)]
+    total, wrong = keep_signal(halves[0], halves[1], 2 * window)
     errors = [wrong]
     for band, wrong in bands[::-1]:
         total = stretch(total, (band.shape[0], band.shape[1])) + band
         errors.append(wrong)
     variance = sum(max(float(e.mean()), 0.0) for e in errors if min(e.shape) >= least)
     return total, variance
+
+
+def _centred(half: Floats) -> Floats:
+    """Less its mean: logarithms of few photons are skewed, and the robust mean of what is skewed isn't its mean, in both halves alike."""
+    return np.asarray(half - half.mean(), np.float32)
 
 # %% ../../nbs/05_mosaic/04_flat.ipynb #1497ba82
 def _lines(profiles: Sequence[Floats], smooth: float = 15, window: int = 61) -> Floats:

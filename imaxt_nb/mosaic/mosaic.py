@@ -149,7 +149,7 @@ def plot_places(tiles: pd.DataFrame, section: int, plane: int = 0, exaggerate: f
     error = np.hypot(here["x_err_um"], here["y_err_um"])
     linked = (here["status"] == "registered").to_numpy()
     x, y = here["x_um"].to_numpy(), here["y_um"].to_numpy()
-    shown = ax.scatter(x[linked], y[linked], c=error[linked], s=60, cmap="viridis")
+    shown = ax.scatter(x[linked], y[linked], c=error[linked], s=60, cmap="viridis", vmin=0)
     for status, edge, label in (
         ("island", "tab:purple", "island, not linked to the rest"),
         ("stage", "grey", "placed by the stage"),

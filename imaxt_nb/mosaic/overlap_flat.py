@@ -13,12 +13,13 @@ from numpy.polynomial.legendre import legvander
 from numpy.typing import NDArray
 
 from .distortion import Distortion
-from .flat import Floats, bin_mean, logarithms
+from .flat import Floats, bin_mean
 from .gather import gather
 from .patches import Margins, Plane, common_box
 
 # %% auto #0
-__all__ = ['CELL', 'TOGETHER', 'overlap_cells', 'terms', 'OverlapFlat', 'overlap_flat', 'no_overlaps', 'weighed']
+__all__ = ['CELL', 'TOGETHER', 'ALIKE', 'FIFTH', 'overlap_cells', 'terms', 'OverlapFlat', 'overlap_flat', 'no_overlaps',
+           'with_tiles']
 
 # %% ../../nbs/05_mosaic/07_overlap_flat.ipynb #a61525d2
 CELL = 16  # px
@@ -160,48 +161,52 @@ def _weights(rest: Any, level: Any, parts: int = 20) -> Any:
     return 1 / (TOGETHER * variance) / np.maximum(1, np.abs(rest) / np.sqrt(variance) / 1.5)
 
 # %% ../../nbs/05_mosaic/07_overlap_flat.ipynb #3c0cac6b
-def weighed(over: OverlapFlat, bins: Floats, size: int) -> OverlapFlat:
-    """The flat of overlaps, and what tiles say of its terms: bins (n, h, w) of `size` px, pedestal subtracted, NaN where unknown."""
-    logs, use = logarithms(bins)
-    logs -= over.log_flat(size) * use
-    coarse = max(1, min(bins.shape[1:]) // 32)  # enough for terms of low degree
-    share = bin_mean(use, coarse)
-    means = bin_mean(logs, coarse) / np.maximum(share, 1e-3)
-    patterns = over.patterns(size * coarse)
-    h, w = (min(m, n) for m, n in zip(means.shape[1:], patterns.shape[:2], strict=True))
-    design = np.concatenate([patterns[:h, :w], np.ones((h, w, 1))], axis=2).reshape(h * w, -1)
-    few = [
-        _terms_of(design, m[:h, :w].ravel(), s[:h, :w].ravel())
-        for m, s in zip(means, share, strict=True)
-    ]
-    mean, variance = _student(np.array(few)[:, :-1])
-    inverse = np.linalg.inv(over.covariance) + np.diag(1 / variance)
-    covariance = np.linalg.inv(inverse)
-    return replace(
-        over, coefficients=over.coefficients + covariance @ (mean / variance), covariance=covariance
-    )
+ALIKE = 30  # cells of a tile that err together: brightness varies slowly
+FIFTH = 0.2533  # half the width of the narrowest interval with a fifth of a Gaussian, in standard deviations
+
+
+def _level(rest: NDArray[np.float64]) -> tuple[float, float]:
+    """Middle of the narrowest interval with a fifth of the values, and the standard deviation that it tells of."""
+    r = np.sort(rest)
+    k = len(r) // 5
+    wide = r[k:] - r[:-k]
+    i = int(np.argmin(wide))
+    return float(r[i : i + k + 1].mean()), max(float(wide[i]) / 2 / FIFTH, 0.005)
+
+
+def _equations(log: Any, terms: Any, x: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Normal matrix (m, m) and right side (m,) of a tile's cells: their logarithms (p,) and terms (p, m) less those at its level."""
+    rest = log - terms @ x
+    level, width = _level(rest)
+    weight = 1 / (1 + np.square((rest - level) / width) / 2) ** 2 / width**2 / ALIKE
+    share = weight / weight.sum()
+    of = (terms - share @ terms).T * weight
+    return of @ terms, of @ (log - share @ log)
 
 # %% ../../nbs/05_mosaic/07_overlap_flat.ipynb #32b1fd33
-def _terms_of(design: NDArray[np.float64], log: Any, share: Any) -> NDArray[np.float64]:
-    """Coefficients of a tile's logarithm (p,), by least squares with Huber's weights; bins with little share don't count."""
-    base = share * (share > 0.25)
-    weight = base
-    for _ in range(4):
-        h = (design.T * weight) @ design + 1e-9 * np.eye(design.shape[1])
-        x = np.linalg.solve(h, (design.T * weight) @ log)
-        rest = np.abs(log - design @ x)
-        scale = 1.4826 * np.median(rest[base > 0]) + 1e-9
-        weight = base / np.maximum(1, rest / scale / 1.5)
-    return np.asarray(x)
+def with_tiles(over: OverlapFlat, bins: Floats, size: int, least: int = 40) -> OverlapFlat:
+    """The flat of overlaps, and what tiles say of its terms: bins (n, h, w) of `size` px, pedestal subtracted, NaN where unknown.
 
-
-def _student(x: NDArray[np.float64], rounds: int = 20) -> tuple[Any, Any]:
-    """Mean of samples (n, m) under Student's t of three degrees, and its variance."""
-    n, mean = len(x), np.median(x, axis=0)
-    square = (1.4826 * np.median(np.abs(x - mean), axis=0)) ** 2 + 1e-12
-    for _ in range(rounds):
-        weight = 4 / (3 + (x - mean) ** 2 / square)
-        mean = (weight * x).sum(axis=0) / weight.sum(axis=0)
-        square = (weight * (x - mean) ** 2).mean(axis=0) + 1e-12
-    seen = (weight**2 * (x - mean) ** 2).sum(axis=0) / weight.sum(axis=0) ** 2
-    return mean, np.maximum(seen, 1.5 * square / n) * n / max(n - 1, 1)
+    Tiles with fewer than `least` cells are left out; with fewer than two tiles nothing is added.
+    """
+    coarse = max(1, min(bins.shape[1:]) // 64)  # enough for terms of low degree
+    cells, patterns = bin_mean(bins, coarse).astype(float), over.patterns(size * coarse)
+    h, w = (min(m, n) for m, n in zip(cells.shape[1:], patterns.shape[:2], strict=True))
+    at = patterns[:h, :w].reshape(h * w, -1)
+    known = [(c, c > 0) for c in cells[:, :h, :w].reshape(len(cells), -1)]
+    tiles = [(np.log(c[good]), at[good]) for c, good in known if good.sum() >= least]
+    if len(tiles) < 2:
+        return over
+    prior, x = np.linalg.inv(over.covariance), over.coefficients
+    for _ in range(15):
+        each = [_equations(*tile, x) for tile in tiles]
+        left, right = (sum(part) for part in zip(*each, strict=True))
+        left, right = left + prior, right + prior @ over.coefficients
+        before, x = x, np.linalg.solve(left, right)
+        if np.abs(x - before).max() < 1e-5:
+            break
+    without = np.array([np.linalg.solve(left - a, right - b) for a, b in each])
+    without -= without.mean(axis=0)
+    inverse = np.linalg.inv(left)
+    scatter = (1 - 1 / len(each)) * without.T @ without
+    return replace(over, coefficients=x, covariance=scatter + inverse @ prior @ inverse)

@@ -253,7 +253,9 @@ def _render(
         if not (cube.finished and _finished(sample, f"{name}_confidence", key)):
             images.append(
                 stack.enter_context(
-                    sectioned_image(trust, axes="zyx", shape=shape, dtype="float32", **common)
+                    sectioned_image(
+                        trust, axes="zyx", shape=shape, dtype="float32", steps=True, **common
+                    )
                 )
             )
             _write_planes(images, painter, rows)

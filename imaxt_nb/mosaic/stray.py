@@ -112,20 +112,13 @@ def _intercept(p: Line, reference: Line) -> tuple[Line, Line]:
 def photon_transfer(tiles: Sequence[NDArray[Any]], size: int = 16) -> tuple[float, float] | None:
     """Pedestal and gain (units a photon) from noise against level, or None where they don't show a line.
 
-    The noise is that of second differences along rows, which smooth structure doesn't enter.
+    The noise is that of second differences along rows, which smooth structure doesn't enter; cells are of `size` px.
     """
-    means, variances = [], []
-    for tile in tiles:
-        t = tile.astype(np.float32)
-        second = t[:, :-2] - 2 * t[:, 1:-1] + t[:, 2:]
-        variances.append(bin_mean(second * second, size).ravel() / 6)
-        means.append(bin_mean(t[:, 1:-1], size).ravel())
-    m, v = np.concatenate(means), np.concatenate(variances)
-    good = np.isfinite(m) & np.isfinite(v)
-    m, v = m[good], v[good]
-    parts = np.array_split(np.argsort(m, kind="stable"), 30)
-    level = np.array([m[i].mean() for i in parts if len(i)])
-    noise = np.array([np.median(v[i]) for i in parts if len(i)])
+    cells = np.concatenate([_moments(tile, size) for tile in tiles], axis=1)
+    cells = cells[:, np.isfinite(cells).all(axis=0)]
+    parts = [i for i in np.array_split(np.argsort(cells[0], kind="stable"), 30) if len(i)]
+    level = np.array([cells[0, i].mean() for i in parts])
+    noise = np.array([np.median(cells[1, i]) for i in parts])
     if len(level) < 30 or noise.min() <= 0 or level[-2] < 1.2 * level[0]:
         return None
     weight = 1 / noise
@@ -133,5 +126,26 @@ def photon_transfer(tiles: Sequence[NDArray[Any]], size: int = 16) -> tuple[floa
         slope, at_zero = np.polyfit(level, noise, 1, w=weight)
         off = np.abs(noise - slope * level - at_zero) / noise
         weight = 1 / noise / np.maximum(1, off / (2.2 * np.median(off) + 1e-9))
-    pedestal = -at_zero / slope
-    return (float(pedestal), float(slope)) if slope > 0 and pedestal < level[0] else None
+    none = -at_zero / slope  # where the line says that there is no noise
+    if slope <= 0 or none >= level[0]:
+        return None
+    calm = [cells[:, i[cells[1, i] < 2 * v]] for i, v in zip(parts[:15], noise, strict=False)]
+    return float(none + _read_noise(calm, float(none), float(slope))), float(slope)
+
+# %% ../../nbs/05_mosaic/05_stray.ipynb #f4b6452e
+def _moments(tile: NDArray[Any], size: int) -> NDArray[np.float32]:
+    """Mean, variance and third moment (3, n) of the noise in cells of `size` px."""
+    t = tile.astype(np.float32)
+    second = t[:, :-2] - 2 * t[:, 1:-1] + t[:, 2:]
+    parts = (t[:, 1:-1], second**2 / 6, second**3 / -6)
+    return np.stack([bin_mean(p, size).ravel() for p in parts])
+
+
+def _read_noise(calm: Sequence[NDArray[Any]], none: float, gain: float) -> float:
+    """How far the pedestal is above the level `none` without noise, from 0 to a photon; little where it can't be told."""
+    third = np.array([p[0].mean() - p[2].mean() / gain**2 for p in calm]) - none
+    weight = np.array([p.shape[1] / p[1].mean() ** 3 for p in calm])
+    mean = float(weight @ third / weight.sum())
+    square = float(weight @ (third - mean) ** 2 / weight.sum()) / (len(calm) - 1)
+    prior = (gain / 2) ** 2
+    return float(np.clip(mean, 0, gain)) * prior / (prior + square)

@@ -31,16 +31,19 @@ def overview(image: Image, z: int, channel: int | None = None, side: int = 1200)
 
 
 def plot_mosaic(image: Image, confidence: Image, z: int, channel: int = 0) -> Any:
-    """The mosaic and the confidence of a plane side by side; axes in mm of the image."""
+    """The mosaic and the confidence of a plane side by side; axes in mm, the greys' range in the title."""
     import matplotlib.pyplot as plt
 
-    fig, axes = plt.subplots(1, 2, figsize=(13, 6), layout="constrained")
     rows, cols = image.data.shape[-2:]
+    high = float(np.clip(5.5 * rows / cols + 0.8, 2.6, 9))
+    fig, axes = plt.subplots(1, 2, figsize=(13, high), layout="constrained")
     extent = (0, cols * image.pixel_um[-1] / 1000, rows * image.pixel_um[-2] / 1000, 0)
     picture = overview(image, z, channel)
-    high = float(np.percentile(picture, 99.7))
-    axes[0].imshow(picture, cmap="gray", vmin=0, vmax=max(high, 1e-9), extent=extent)
-    axes[0].set_title(f"{image.channels[channel].title}, plane {z}")
+    seen = picture[picture != 0]
+    ends = np.percentile(seen, (0.3, 99.7)) if len(seen) else np.array([0.0, 1.0])
+    axes[0].imshow(picture, cmap="gray", vmin=ends[0], vmax=ends[1], extent=extent)
+    title = f"{image.channels[channel].title}, plane {z}: {ends[0]:.5g} (black) to {ends[1]:.5g}"
+    axes[0].set_title(title)
     shown = axes[1].imshow(overview(confidence, z), cmap="viridis", vmin=0, extent=extent)
     axes[1].set_title("confidence")
     fig.colorbar(shown, ax=axes[1], shrink=0.8, label="sum of the tiles' weights")
@@ -177,4 +180,5 @@ def plot_seam(
             extent=(area[2], area[3], area[1], area[0]),
         )
         ax.set_title(f"{title}, section {section}")
+        ax.set(xlabel="column of the mosaic, px", ylabel="row of the mosaic, px")
     return fig

@@ -115,15 +115,19 @@ def layout(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...] | N
     return lead + chunk, lead + shard
 
 # %% ../../nbs/01_sample/02_pyramid.ipynb #ccbe5438
-def compressor(dtype: Any) -> Any:
-    """Blosc, bit-shuffled: LZ4 for uint16, Zstandard for the rest."""
+def compressor(dtype: Any, steps: bool = False) -> Any:
+    """Blosc: LZ4, bit-shuffled, for uint16; Zstandard for the rest; LZ4, shuffled by bytes, for floats of few values (`steps`)."""
     from zarr.codecs import BloscCodec
 
-    camera = np.dtype(dtype) == np.uint16
-    return BloscCodec(cname="lz4" if camera else "zstd", clevel=1, shuffle="bitshuffle")
+    fast = steps or np.dtype(dtype) == np.uint16
+    return BloscCodec(
+        cname="lz4" if fast else "zstd", clevel=1, shuffle="shuffle" if steps else "bitshuffle"
+    )
 
 
-def create_level(store: Any, name: str, shape: Any, dtype: Any, axes: str) -> Any:
+def create_level(
+    store: Any, name: str, shape: Any, dtype: Any, axes: str, steps: bool = False
+) -> Any:
     """An empty Zarr array: compressed by `compressor`, axes named, zeros not stored."""
     import zarr
 
@@ -135,7 +139,7 @@ def create_level(store: Any, name: str, shape: Any, dtype: Any, axes: str) -> An
         dtype=dtype,
         chunks=chunks,
         shards=shards,
-        compressors=compressor(dtype),
+        compressors=compressor(dtype, steps),
         fill_value=0,
         dimension_names=list(axes),
     )

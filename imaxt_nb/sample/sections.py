@@ -88,7 +88,8 @@ def _lay_out(where: str, plan: Mapping[str, Any]) -> None:
     zarr.open_group(store, mode="a")
     for k, shape in reversed(list(enumerate(shapes))):
         if not exists(join(where, str(k), "zarr.json")):
-            create_level(store, str(k), shape, np.dtype(plan["dtype"]), plan["axes"])
+            dtype, axes = np.dtype(plan["dtype"]), plan["axes"]
+            create_level(store, str(k), shape, dtype, axes, plan["steps"])
 
 # %% ../../nbs/01_sample/11_sections.ipynb #77d4e784
 @contextmanager
@@ -102,6 +103,7 @@ def sectioned_image(
     channels: Sequence[Channel] | None = None,
     frame: str | None = None,
     key: str = "",
+    steps: bool = False,
 ) -> Iterator[SectionedImage]:
     """A draft of the image for `place`, new or as an interrupted call with the same arguments left it.
 
@@ -109,6 +111,7 @@ def sectioned_image(
     ----------
     axes : `zyx` or `czyx`, those of `shape`; `pixel_um` is the pitch along z, y, x in um.
     key : digest of everything that decides the pixels; without one ("") nothing is resumed.
+    steps : pixels have few values, as a confidence in steps has: they are packed for speed.
 
     The block writes sections and ends with `finish_image`. If it fails the draft stays. Raises `ImaxtError` when another
     process is writing the same image.
@@ -124,6 +127,7 @@ def sectioned_image(
         "channels": channels_to_json(checked_channels(channels, axes, shape[0])),
         "frame": frame,
         "key": key or uuid.uuid4().hex,
+        "steps": steps,
     }
     with resumable(place, canonical_json(plan)) as where:
         if not is_finished(where):
