@@ -100,7 +100,9 @@ def subject_options(command: Any) -> Any:
         click.option(
             "-p", "--param", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter."
         ),
-        click.option("--study", help="Name to file a template without a sample under."),
+        click.option(
+            "--study", help="Name to file a template without a sample under; else its folder's."
+        ),
         click.option("--sample", help="The sample to run on."),
     ):
         command = option(command)
@@ -133,12 +135,13 @@ def make_request(
     values: dict[str, Any],
     force: bool = False,
 ) -> Any:
-    """The archive's request; the template's scope says whether it takes a sample or a study."""
+    """The archive's request; the template's scope says whether it takes a sample or a study, which is named after its folder unless `--study` is given."""
     from imaxt_nb.archive.prepare import Request
     from imaxt_nb.archive.templates import get_template
 
     scope = get_template(settings.templates, template).metadata.scope
-    wanted, other = (sample, study) if scope == "sample" else (study, sample)
+    named = study or template.partition("/")[0]
+    wanted, other = (sample, study) if scope == "sample" else (named, sample)
     if wanted is None or other is not None:
         raise UsageError(
             f"template {template} takes --{scope} NAME" + (", and nothing else" if other else "")
