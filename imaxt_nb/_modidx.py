@@ -1814,6 +1814,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'imaxt_nb.cli.steps': { 'imaxt_nb.cli.steps._described': ('13_cli/steps.html#_described', 'imaxt_nb/cli/steps.py'),
                                     'imaxt_nb.cli.steps._kind': ('13_cli/steps.html#_kind', 'imaxt_nb/cli/steps.py'),
                                     'imaxt_nb.cli.steps._type_of': ('13_cli/steps.html#_type_of', 'imaxt_nb/cli/steps.py'),
+                                    'imaxt_nb.cli.steps.from_here': ('13_cli/steps.html#from_here', 'imaxt_nb/cli/steps.py'),
                                     'imaxt_nb.cli.steps.make_request': ('13_cli/steps.html#make_request', 'imaxt_nb/cli/steps.py'),
                                     'imaxt_nb.cli.steps.params': ('13_cli/steps.html#params', 'imaxt_nb/cli/steps.py'),
                                     'imaxt_nb.cli.steps.read_parameters': ('13_cli/steps.html#read_parameters', 'imaxt_nb/cli/steps.py'),

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from ..core.errors import EXIT_OK, EXIT_USAGE, ImaxtError, UsageError
 from ..core.settings import Settings, load_settings
 
 # %% auto #0
-__all__ = ['templates', 'params', 'subject_options', 'read_parameters', 'make_request']
+__all__ = ['templates', 'params', 'subject_options', 'from_here', 'read_parameters', 'make_request']
 
 # %% ../../nbs/13_cli/02_steps.ipynb #85a6ef4f
 def _described(template: Any) -> dict[str, Any]:
@@ -109,6 +110,14 @@ def subject_options(command: Any) -> Any:
     return command
 
 
+def from_here(value: str) -> str:
+    """A relative path to something that is there (a file, or anything with a slash) as an absolute one: a run works in a folder of its own."""
+    path = Path(value)
+    if path.is_absolute() or not (os.path.isfile(value) or ("/" in value and os.path.exists(value))):
+        return value
+    return str(path.resolve())
+
+
 def read_parameters(pairs: Sequence[str], file: str | None) -> dict[str, Any]:
     """Parameters of a JSON file, and of `name=value` pairs over them."""
     values: dict[str, Any] = {}
@@ -123,7 +132,7 @@ def read_parameters(pairs: Sequence[str], file: str | None) -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         if not equals:
             raise UsageError(f"-p {pair}: expected NAME=VALUE")
-        values[name.strip()] = value
+        values[name.strip()] = from_here(value)
     return values
 
 # %% ../../nbs/13_cli/02_steps.ipynb #ab125287
