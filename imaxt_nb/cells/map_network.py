@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import keras
 
 # %% auto #0
-__all__ = ['TILE_PX', 'NAMES', 'USUAL_UM', 'USUAL_COUNTS', 'CROWDED', 'DIM', 'LIMITS', 'ENOUGH', 'FEWEST', 'maps_at',
+__all__ = ['TILE_PX', 'NAMES', 'USUAL_UM', 'USUAL_COUNTS', 'SIMILAR', 'CROWDED', 'DIM', 'LIMITS', 'ENOUGH', 'FEWEST', 'maps_at',
            'magnification_for', 'probability_maps']
 
 # %% ../../nbs/08_cells/23_map_network.ipynb #b804427c
@@ -61,6 +61,10 @@ def maps_at(
 
 # %% ../../nbs/08_cells/23_map_network.ipynb #72674cb3
 USUAL_UM, USUAL_COUNTS = 10.5, 25.0  # between cells; in nuclei, a square micrometre
+SIMILAR = (
+    0.8,
+    1.1,
+)  # magnification for a distance that is still usual: channels that spill make it seem larger
 CROWDED, DIM = 1.4, 0.06  # how much magnification follows distance, and counts
 LIMITS, ENOUGH = (0.5, 1.5), 1.1  # of magnification; the least that is worth a second look
 FEWEST = 10  # nuclei that tell
@@ -77,8 +81,9 @@ def magnification_for(
         return 1.0
     apart = np.sqrt((maps.classes[0] < 0.5).sum() * pixel / n)
     counts = max(float(nuclear[nucleus].mean()) / pixel, 1e-3)
-    zoom = (USUAL_UM / apart) ** CROWDED * min(1.0, counts / USUAL_COUNTS) ** DIM
-    zoom = float(np.clip(zoom, *LIMITS))
+    zoom = (USUAL_UM / apart) ** CROWDED
+    zoom = 1.0 if SIMILAR[0] < zoom < SIMILAR[1] else zoom
+    zoom = float(np.clip(zoom * min(1.0, counts / USUAL_COUNTS) ** DIM, *LIMITS))
     return zoom if max(zoom, 1 / zoom) > ENOUGH else 1.0
 
 # %% ../../nbs/08_cells/23_map_network.ipynb #2dc6f270
