@@ -113,7 +113,9 @@ def subject_options(command: Any) -> Any:
 def from_here(value: str) -> str:
     """A relative path to something that is there (a file, or anything with a slash) as an absolute one: a run works in a folder of its own."""
     path = Path(value)
-    if path.is_absolute() or not (os.path.isfile(value) or ("/" in value and os.path.exists(value))):
+    if path.is_absolute() or not (
+        os.path.isfile(value) or ("/" in value and os.path.exists(value))
+    ):
         return value
     return str(path.resolve())
 
