@@ -55,7 +55,7 @@ def maps_at(
 
     found = answer(seen)
     if turned:
-        found = (found + answer(np.ascontiguousarray(seen[::-1]))[::-1]) / 2
+        found = np.float32(0.5) * (found + answer(np.ascontiguousarray(seen[::-1]))[::-1])
     whole = np.stack([resample(np.ascontiguousarray(p), shape) for p in np.moveaxis(found, -1, 0)])
     return Maps(whole[:3], whole[3], whole[4])
 
