@@ -1276,6 +1276,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'imaxt_nb/cells/map_inputs.py')},
             'imaxt_nb.cells.map_network': { 'imaxt_nb.cells.map_network._load': ( '08_cells/map_network.html#_load',
                                                                                   'imaxt_nb/cells/map_network.py'),
+                                            'imaxt_nb.cells.map_network._spans': ( '08_cells/map_network.html#_spans',
+                                                                                   'imaxt_nb/cells/map_network.py'),
                                             'imaxt_nb.cells.map_network.magnification_for': ( '08_cells/map_network.html#magnification_for',
                                                                                               'imaxt_nb/cells/map_network.py'),
                                             'imaxt_nb.cells.map_network.maps_at': ( '08_cells/map_network.html#maps_at',

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import keras
 
 # %% auto #0
-__all__ = ['TILE_PX', 'NAMES', 'USUAL_UM', 'USUAL_COUNTS', 'SIMILAR', 'CROWDED', 'DIM', 'LIMITS', 'ENOUGH', 'FEWEST', 'maps_at',
-           'magnification_for', 'probability_maps']
+__all__ = ['TILE_PX', 'NAMES', 'USUAL_UM', 'USUAL_COUNTS', 'SIMILAR', 'CROWDED', 'DIM', 'LIMITS', 'ENOUGH', 'FEWEST', 'FIELD_PX',
+           'maps_at', 'magnification_for', 'probability_maps']
 
 # %% ../../nbs/08_cells/23_map_network.ipynb #b804427c
 TILE_PX = 512
@@ -68,22 +68,32 @@ SIMILAR = (
 CROWDED, DIM = 1.4, 0.06  # how much magnification follows distance, and counts
 LIMITS, ENOUGH = (0.5, 1.5), 1.1  # of magnification; the least that is worth a second look
 FEWEST = 10  # nuclei that tell
+FIELD_PX = 256
+
+
+def _spans(n: int) -> list[slice]:
+    """All of an axis, or three parts of a longer one."""
+    third = [n // 6, n // 2, n - n // 6]
+    return [slice(0, n)] if n <= 3 * FIELD_PX else [slice(c - FIELD_PX // 2, c + FIELD_PX // 2) for c in third]  # fmt: skip
 
 
 def magnification_for(
     maps: Maps, nuclear: NDArray[np.float32], pixel_um: tuple[float, float]
 ) -> float:
-    """How many times as large the network should see the cells of a region, from maps at their own size and nuclear counts (y, x)."""
-    nucleus = maps.classes[1] > 0.4
-    pixel = pixel_um[0] * pixel_um[1]
-    n = int(map_seeds(smooth(maps.depth, 0.8, pixel_um), nucleus, 0.92).max(initial=0))
+    """How many times as large the network should see the cells of a region, from maps at their own size and nuclear counts (y, x); of a large one nine fields are looked at."""
+    pixel, n, covered, counts = pixel_um[0] * pixel_um[1], 0, 0.0, [np.zeros(0, np.float32)]
+    for box in ((r, c) for r in _spans(nuclear.shape[0]) for c in _spans(nuclear.shape[1])):
+        nucleus = maps.classes[1][box] > 0.4
+        seeds = map_seeds(smooth(maps.depth[box], 0.8, pixel_um), nucleus, 0.92)
+        n += int(seeds.max(initial=0))
+        covered += float((maps.classes[0][box] < 0.5).sum()) * pixel
+        counts.append(nuclear[box][nucleus])
     if n < FEWEST:
         return 1.0
-    apart = np.sqrt((maps.classes[0] < 0.5).sum() * pixel / n)
-    counts = max(float(nuclear[nucleus].mean()) / pixel, 1e-3)
-    zoom = (USUAL_UM / apart) ** CROWDED
+    zoom = (USUAL_UM / np.sqrt(covered / n)) ** CROWDED
     zoom = 1.0 if SIMILAR[0] < zoom < SIMILAR[1] else zoom
-    zoom = float(np.clip(zoom * min(1.0, counts / USUAL_COUNTS) ** DIM, *LIMITS))
+    light = max(float(np.concatenate(counts).mean()) / pixel, 1e-3)
+    zoom = float(np.clip(zoom * min(1.0, light / USUAL_COUNTS) ** DIM, *LIMITS))
     return zoom if max(zoom, 1 / zoom) > ENOUGH else 1.0
 
 # %% ../../nbs/08_cells/23_map_network.ipynb #2dc6f270
