@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import keras
 
 # %% auto #0
-__all__ = ['TILE_PX', 'NAMES', 'USUAL_UM', 'USUAL_COUNTS', 'SIMILAR', 'CROWDED', 'DIM', 'LIMITS', 'ENOUGH', 'FEWEST', 'FIELD_PX',
-           'maps_at', 'magnification_for', 'probability_maps']
+__all__ = ['TILE_PX', 'NAMES', 'USUAL_UM', 'USUAL_COUNTS', 'SIMILAR', 'CROWDED', 'DIM', 'LIMITS', 'ENOUGH', 'FEWEST', 'COVERED',
+           'FIELD_PX', 'maps_at', 'magnification_for', 'probability_maps']
 
 # %% ../../nbs/08_cells/23_map_network.ipynb #b804427c
 TILE_PX = 512
@@ -67,7 +67,10 @@ SIMILAR = (
 )  # magnification for a distance that is still usual: channels that spill make it seem larger
 CROWDED, DIM = 1.4, 0.06  # how much magnification follows distance, and counts
 LIMITS, ENOUGH = (0.5, 1.5), 1.1  # of magnification; the least that is worth a second look
-FEWEST = 10  # nuclei that tell
+FEWEST, COVERED = (
+    10,
+    0.2,
+)  # nuclei that tell; of the area, by cells: where few lie apart, haze that is resampled looks like nuclei
 FIELD_PX = 256
 
 
@@ -81,14 +84,16 @@ def magnification_for(
     maps: Maps, nuclear: NDArray[np.float32], pixel_um: tuple[float, float]
 ) -> float:
     """How many times as large the network should see the cells of a region, from maps at their own size and nuclear counts (y, x); of a large one nine fields are looked at."""
-    pixel, n, covered, counts = pixel_um[0] * pixel_um[1], 0, 0.0, [np.zeros(0, np.float32)]
+    pixel, counts = pixel_um[0] * pixel_um[1], [np.zeros(0, np.float32)]
+    n, covered, area = 0, 0.0, 0.0
     for box in ((r, c) for r in _spans(nuclear.shape[0]) for c in _spans(nuclear.shape[1])):
         nucleus = maps.classes[1][box] > 0.4
         seeds = map_seeds(smooth(maps.depth[box], 0.8, pixel_um), nucleus, 0.92)
         n += int(seeds.max(initial=0))
         covered += float((maps.classes[0][box] < 0.5).sum()) * pixel
+        area += nucleus.size * pixel
         counts.append(nuclear[box][nucleus])
-    if n < FEWEST:
+    if n < FEWEST or covered < COVERED * area:
         return 1.0
     zoom = (USUAL_UM / np.sqrt(covered / n)) ** CROWDED
     zoom = 1.0 if SIMILAR[0] < zoom < SIMILAR[1] else zoom
