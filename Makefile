@@ -46,7 +46,7 @@ $(READY): requirements.lock pyproject.toml
 environment:
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.lock  # half a minute, and every import of TensorFlow takes 4 s for 9
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 
 # A notebook from its text (jupytext's py:percent), new or changed: executed, exported, cleaned.

@@ -16,7 +16,9 @@ from imaxt_nb.archive.lint import lint
 from imaxt_nb.archive.prepare import overlap, prepare
 from imaxt_nb.archive.record import RECORD_FILE, SCHEMA_FILE, Record, record_schema
 from imaxt_nb.archive.templates import find_templates
+from imaxt_nb.cli.steps import make_request
 from imaxt_nb.core.errors import BadInput, UsageError
+from imaxt_nb.core.settings import load_settings
 
 
 @pytest.fixture
@@ -52,6 +54,16 @@ def test_refused(made: Site, request_: Request, error: type[Exception], message:
     with pytest.raises(error, match=message):
         run_one(request_, made.settings)
     assert not list(made.runs.glob("*/*"))
+
+
+def test_a_study_without_a_name_has_its_folders() -> None:
+    settings = load_settings(templates=str(Path(__file__).parents[1] / "templates"))
+    assert make_request(settings, "cells/dataset", None, None, {}).subject == "cells"
+    assert make_request(settings, "cells/dataset", None, "x", {}).subject == "x"
+    with pytest.raises(UsageError, match="takes --study NAME, and nothing else"):
+        make_request(settings, "cells/dataset", "t1", None, {})
+    with pytest.raises(UsageError, match="takes --sample NAME"):
+        make_request(settings, "imc/segment", None, None, {})
 
 
 def test_all_rows_are_checked_before_the_first_starts(made: Site) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from imaxt_nb.cells.map_examples import map_examples, map_targets
-from imaxt_nb.cells.map_network import probability_maps
+from imaxt_nb.cells.map_network import magnification_for, maps_at, probability_maps
 from imaxt_nb.cells.map_training import MapTrainingParameters, map_loss, train_maps
 from imaxt_nb.cells.map_watershed import Maps, cells_from_maps, nuclei_from_maps
 from imaxt_nb.cells.parameters import SegmentParameters
@@ -123,6 +123,30 @@ def test_other_pixel_sizes(pixel: float) -> None:
     assert_paired(found.nuclei, found.cells)
     assert score(r.nuclei, found.nuclei).object_f1_50 > {0.5: 0.8, 2.0: 0.5}[pixel]
     assert 20 < found.measurements.table.nucleus_area_um2.median() < 70
+
+
+@pytest.mark.parametrize(
+    ("density", "brightness", "pixel", "low", "high"),
+    [(1.0, 1.0, 1.0, 1.0, 1.0), (2.5, 1.0, 1.0, 1.3, 1.5), (1.0, 0.033, 1.0, 0.7, 0.95), (1.0, 1.0, 0.5, 0.5, 0.65)],
+)  # fmt: skip
+def test_cells_are_shown_at_the_size_that_serves_them(
+    density: float, brightness: float, pixel: float, low: float, high: float
+) -> None:
+    """As they are where they are usual; larger where crowded, smaller where dim or large (here finer pixels that are said to be 1 um)."""
+    side, optics = 130 * pixel, Optics(brightness=brightness, blur_um=0.7 * pixel)
+    told = dict(channels=["DNA1", *MEMBRANES], pixel_um=(pixel, pixel), density=density, seed=143)
+    r = simulate_region((side, side), optics=optics, **told)
+    clean, _ = remove_hot_pixels(r.data)
+    planes = [clean[-1], *clean[:-1]] if named(r)[-1].label == "DNA1" else pytest.fail("order")
+    first = maps_at(planes, (1.0, 1.0), "imc")
+    zoom = magnification_for(first, planes[0], (1.0, 1.0))
+    assert low <= zoom <= high
+    chosen = probability_maps(planes[0], planes[1:])
+    given = probability_maps(planes[0], planes[1:], zoom=zoom)  # one view
+    assert np.array_equal(chosen.depth, first.depth) == (zoom == 1)
+    assert np.abs(chosen.depth - given.depth).mean() < 0.05
+    f1 = [score(r.nuclei, nuclei_from_maps(m)).object_f1_50 for m in (first, chosen)]
+    assert f1[1] >= f1[0]
 
 
 @pytest.mark.parametrize("value", [0.0, 7.0, 1000.0])

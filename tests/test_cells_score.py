@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import linear_sum_assignment
 
+from imaxt_nb.cells.dataset import read_dataset
 from imaxt_nb.cells.score import THRESHOLDS, match, overlaps, score
+from imaxt_nb.cells.star import candidates, nms, star_targets, to_labels
 from imaxt_nb.core.errors import BadInput
 
 small = arrays(np.int32, (6, 7), elements=st.sampled_from([0, 0, 1, 2, 3, 40]))
@@ -78,3 +83,20 @@ def test_faults() -> None:
             score(truth, predicted)
     with pytest.raises(BadInput, match=r"0\.5 up"):
         match(overlaps(labels, labels), 0.3)
+
+
+def test_labels_that_skip_numbers_of_float_type_at_the_border(tmp_path: Path) -> None:
+    """As files have them: they become 1..n, whole, and serve as truth and as targets."""
+    labels = np.zeros((64, 72), np.float32)
+    labels[:20, :18], labels[30:50, 52:], labels[60:, 20:30] = 7, 40, 3000
+    for name, array in (("images", (labels > 0) * np.uint16(900)), ("labels", labels)):
+        (tmp_path / name).mkdir()
+        tifffile.imwrite(tmp_path / name / "a.tif", array)
+    (item,) = read_dataset(tmp_path)
+    assert np.array_equal(np.unique(item.labels), [0, 1, 2, 3]) and item.labels.dtype.kind in "iu"
+    assert np.array_equal(item.labels > 0, labels > 0)
+    back = to_labels(nms(candidates(*star_targets(item.labels), 0.3)), labels.shape)
+    assert score(item.labels, back).object_f1_50 == 1
+    tifffile.imwrite(tmp_path / "labels/a.tif", labels + np.float32(0.5))
+    with pytest.raises(BadInput, match=r"whole numbers.*a\.tif"):
+        read_dataset(tmp_path)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .label_pixels import label_medians, nearest_label, whole_objects
+from .label_pixels import blurred, label_medians, nearest_label, whole_objects
+from ..core.compiled import njit
 
 # %% auto #0
 __all__ = ['FALL', 'BAND', 'RING', 'MIN_RING_PX', 'SURE', 'band_px', 'reach_px', 'snap_edges']
@@ -41,8 +42,11 @@ def _thresholds(
     n = int(labels.max())
     around = label_medians(plane, np.where(ring, owner, 0), n, MIN_RING_PX)
     deep = label_medians(plane, np.where(core, labels, 0), n, MIN_RING_PX)
-    if not np.isfinite(deep[1:]).all():  # small ones have no core
-        deep = np.where(np.isfinite(deep), deep, label_medians(plane, labels, n, MIN_RING_PX))
+    small = ~np.isfinite(deep)  # they have no core
+    small[0] = False
+    if small.any():
+        whole = label_medians(plane, np.where(small[labels], labels, 0), n, MIN_RING_PX)
+        deep = np.where(small, whole, deep)
     step = deep - around
     sure = step * min(FALL, 1 - FALL) > SURE * sd
     return np.where(sure, around + FALL * step, np.nan)
@@ -52,6 +56,18 @@ def _blur_px(diameter_px: float) -> float:
     return max(0.7, diameter_px / 40)
 
 # %% ../../nbs/08_cells/29_edges.ipynb #6ccbc1c2
+@njit
+def _decide(smooth, labels, owner, beyond2, depth2, level, band2, found):
+    """Whose each pixel is: by the brightness within the band, by the polygons elsewhere."""
+    for y in range(labels.shape[0]):
+        for x in range(labels.shape[1]):
+            k = owner[y, x] if beyond2[y, x] <= band2 else 0
+            inside = labels[y, x] > 0
+            if depth2[y, x] <= band2 and np.isfinite(level[k]):
+                inside = smooth[y, x] > level[k]
+            found[y, x] = k if inside else 0
+
+# %% ../../nbs/08_cells/29_edges.ipynb #f1012c95
 def snap_edges(
     plane: NDArray[Any], labels: NDArray[np.int32], diameter_px: float, noise: float
 ) -> NDArray[np.int32]:
@@ -60,8 +76,6 @@ def snap_edges(
     plane : brightness (y, x), of any unit; what is not finite is taken as dark. noise : its standard deviation a pixel.
     diameter_px : typical of the nuclei. A label keeps its polygon where the image does not show an edge.
     """
-    from scipy.ndimage import gaussian_filter
-
     if not labels.any():
         return labels
     bright, band, blur = _finite(plane), band_px(diameter_px), _blur_px(diameter_px)
@@ -70,11 +84,9 @@ def snap_edges(
     ring, core = beyond2 > (band + 1) ** 2, depth2 > min(band, diameter_px / 6) ** 2
     sd = noise / (2 * np.sqrt(np.pi) * blur)
     level = _thresholds(bright, labels, owner, ring, core, sd)
-    grown = np.where(beyond2 <= band**2, owner, 0)
-    here = level[grown]
-    near = np.isfinite(here) & (depth2 <= band**2)
-    inside = np.where(near, gaussian_filter(bright, blur) > here, labels > 0)
-    return whole_objects(np.where(inside, grown, 0).astype(np.int32), labels)
+    found = np.empty_like(labels)
+    _decide(blurred(bright, blur), labels, owner, beyond2, depth2, level, band**2, found)
+    return whole_objects(found, labels)
 
 
 def _finite(plane: NDArray[Any]) -> NDArray[np.float32]:

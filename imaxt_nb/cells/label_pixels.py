@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..core.compiled import njit
 
 # %% auto #0
-__all__ = ['FAR', 'NONE', 'nearest_label', 'label_medians', 'whole_objects', 'fill_polygons']
+__all__ = ['FAR', 'NONE', 'nearest_label', 'label_medians', 'blurred', 'whole_objects', 'fill_polygons']
 
 # %% ../../nbs/08_cells/28_label_pixels.ipynb #79279d33
 FAR = np.int32(2**30)  # squared distance to what is out of reach
@@ -26,42 +26,44 @@ NONE = np.int16(2**14)  # rows to a pixel that is out of reach
 def _down_the_columns(there, reach, away):
     """Rows to the nearest pixel of `there` in the same column within reach, negative upwards; of two equals the upper."""
     height, width = there.shape
+    above, below = np.full((2, width), NONE, np.int16)  # rows since the last, up to NONE
     for y in range(height):
+        here, own = there[y], away[y]
         for x in range(width):
-            above = away[y - 1, x] - 1 if y and away[y - 1, x] != NONE else -reach - 1
-            away[y, x] = 0 if there[y, x] else (above if above >= -reach else NONE)
-    below = np.full(width, NONE, np.int16)
+            above[x] = 0 if here[x] else min(above[x] + np.int16(1), NONE)
+            own[x] = -above[x] if above[x] <= reach else NONE
     for y in range(height - 1, -1, -1):
+        here, own = there[y], away[y]
         for x in range(width):
-            below[x] = 0 if there[y, x] else min(below[x] + 1, NONE)
-            if below[x] <= reach and (away[y, x] == NONE or below[x] < -away[y, x]):
-                away[y, x] = below[x]
+            below[x] = 0 if here[x] else min(below[x] + np.int16(1), NONE)
+            nearer = below[x] <= reach and below[x] < abs(own[x])  # NONE is farther than any
+            own[x] = below[x] if nearer else own[x]
 
 
 @njit
 def _along_the_rows(labels, away, limit, owner, far2):
     """Label and squared distance (at most `limit`) of the nearest pixel, from the rows to it in each column."""
     height, width = labels.shape
+    reach = int(np.sqrt(limit))
+    high = np.full(width + 2 * reach, NONE, np.int32) ** 2  # beyond both ends there is nothing
+    at, best = np.empty(width, np.int32), np.empty(width, np.int32)
     for y in range(height):
         for x in range(width):
-            best, at = limit + 1, -1
-            if away[y, x] != NONE:
-                best, at = min(np.int64(away[y, x]) ** 2, limit + 1), x
-            d = 1
-            while d * d <= best and d * d <= limit:
-                a, b = x - d, x + d
-                if a >= 0 and away[y, a] != NONE:
-                    far = d * d + np.int64(away[y, a]) ** 2
-                    if far <= best:
-                        best, at = far, a
-                if b < width and away[y, b] != NONE:
-                    far = d * d + np.int64(away[y, b]) ** 2
-                    if far < best:
-                        best, at = far, b
-                d += 1
-            found = at >= 0 and best <= limit
-            owner[y, x] = labels[y + away[y, at], at] if found else 0
-            far2[y, x] = best if found else FAR
+            high[reach + x] = np.int32(away[y, x]) ** 2
+            best[x], at[x] = min(high[reach + x], limit + 1), x
+        for d in range(
+            1, reach + 1
+        ):  # all pixels at once, without a branch: machine code for sixteen of them
+            left, right = high[reach - d : reach - d + width], high[reach + d : reach + d + width]
+            for x in range(width):
+                far = left[x] + d * d
+                at[x], best[x] = (x - d, far) if far <= best[x] else (at[x], best[x])
+                far = right[x] + d * d
+                at[x], best[x] = (x + d, far) if far < best[x] else (at[x], best[x])
+        for x in range(width):
+            found = best[x] <= limit
+            owner[y, x] = labels[y + away[y, at[x]], at[x]] if found else 0
+            far2[y, x] = best[x] if found else FAR
 
 # %% ../../nbs/08_cells/28_label_pixels.ipynb #ee49c8b0
 def nearest_label(
@@ -100,6 +102,45 @@ def label_medians(
     found = np.full(n + 1, np.nan)
     _medians(np.ascontiguousarray(plane, np.float32), labels, n, max(fewest, 1), found)
     return found
+
+# %% ../../nbs/08_cells/28_label_pixels.ipynb #dd0c65f7
+@njit
+def _blur(plane, weights, half, made):
+    height, width = plane.shape
+    reach = len(weights) // 2
+    for y in range(height):
+        total = weights[reach] * plane[y].astype(np.float64)
+        for j in range(reach, 0, -1):
+            up, down = (y - j) % (2 * height), (y + j) % (2 * height)
+            above, below = (
+                plane[min(up, 2 * height - 1 - up)],
+                plane[min(down, 2 * height - 1 - down)],
+            )
+            w = weights[reach - j]
+            for x in range(width):
+                total[x] += (np.float64(above[x]) + np.float64(below[x])) * w
+        half[y] = total
+    line = np.empty(width + 2 * reach)
+    for y in range(height):
+        for x in range(-reach, width + reach):
+            k = x % (2 * width)
+            line[reach + x] = half[y, min(k, 2 * width - 1 - k)]
+        total = weights[reach] * line[reach : reach + width]
+        for j in range(reach, 0, -1):
+            left, right = line[reach - j : reach - j + width], line[reach + j : reach + j + width]
+            w = weights[reach - j]
+            for x in range(width):
+                total[x] += (left[x] + right[x]) * w
+        made[y] = total
+
+
+def blurred(plane: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+    """A plane (y, x) under a Gaussian of `sigma` pixels, cut off at four of them; mirrored at its ends."""
+    reach = int(4 * sigma + 0.5)
+    weights = np.exp(-0.5 / sigma**2 * np.arange(-reach, reach + 1) ** 2)
+    half, made = np.empty((2, *plane.shape), np.float32)
+    _blur(np.ascontiguousarray(plane, np.float32), weights / weights.sum(), half, made)
+    return made
 
 # %% ../../nbs/08_cells/28_label_pixels.ipynb #e1c40733
 @njit

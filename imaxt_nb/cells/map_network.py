@@ -6,48 +6,118 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .map_inputs import at_model_pixel, map_inputs, resample
-from .map_watershed import Maps
+from .map_watershed import Maps, map_seeds
+from .watershed import smooth
 from ..core.errors import BadInput
 from ..networks.tiles import predict_tiles
+from ..networks.unet import UNetConfig
 from ..networks.weights import load_model
 
+if TYPE_CHECKING:
+    import keras
+
 # %% auto #0
-__all__ = ['TILE_PX', 'NAMES', 'probability_maps']
+__all__ = ['TILE_PX', 'NAMES', 'USUAL_UM', 'USUAL_COUNTS', 'SIMILAR', 'CROWDED', 'DIM', 'LIMITS', 'ENOUGH', 'FEWEST', 'COVERED',
+           'FIELD_PX', 'maps_at', 'magnification_for', 'probability_maps']
 
 # %% ../../nbs/08_cells/23_map_network.ipynb #b804427c
 TILE_PX = 512
 NAMES = ("classes", "shape")  # what the network answers
 
 
+def _load(name: str) -> tuple[keras.Model, UNetConfig]:
+    """A network for probability maps; raises `BadInput` for one for something else."""
+    network, card = load_model(name)
+    if sorted(o.name for o in card.config.outputs) != sorted(NAMES) or card.config.channels_in != 2:
+        raise BadInput("not a model for probability maps", field="model", found=name, expected="as imc/train makes")  # fmt: skip
+    return network, card.config
+
+
+def maps_at(
+    planes: Sequence[NDArray[np.float32]], pixel_um: tuple[float, float], model: str, zoom: float = 1.0,
+    turned: bool = False, tile_px: int = TILE_PX,
+) -> Maps:  # fmt: skip
+    """Maps of counts, the nuclear plane (y, x) first, that the network sees `zoom` times as large; `turned`: the mean of two views, one of them turned and mirrored."""
+    network, config = _load(model)
+    shape, pitch = planes[0].shape, (pixel_um[0] * zoom, pixel_um[1] * zoom)
+    fine = [at_model_pixel(p, pitch) for p in planes]
+    seen = map_inputs(fine[0], fine[1:])
+
+    def answer(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        found = predict_tiles(network, lambda box: x[box], x.shape[:2], config, tile_px)
+        return np.concatenate([found[n] for n in NAMES], -1)
+
+    found = answer(seen)
+    if turned:
+        found = np.float32(0.5) * (found + answer(np.ascontiguousarray(seen[::-1]))[::-1])
+    whole = np.stack([resample(np.ascontiguousarray(p), shape) for p in np.moveaxis(found, -1, 0)])
+    return Maps(whole[:3], whole[3], whole[4])
+
+# %% ../../nbs/08_cells/23_map_network.ipynb #72674cb3
+USUAL_UM, USUAL_COUNTS = 10.5, 25.0  # between cells; in nuclei, a square micrometre
+SIMILAR = (
+    0.8,
+    1.1,
+)  # magnification for a distance that is still usual: channels that spill make it seem larger
+CROWDED, DIM = 1.4, 0.06  # how much magnification follows distance, and counts
+LIMITS, ENOUGH = (0.5, 1.5), 1.1  # of magnification; the least that is worth a second look
+FEWEST, COVERED = (
+    10,
+    0.2,
+)  # nuclei that tell; of the area, by cells: where few lie apart, haze that is resampled looks like nuclei
+FIELD_PX = 256
+
+
+def _spans(n: int) -> list[slice]:
+    """All of an axis, or three parts of a longer one."""
+    third = [n // 6, n // 2, n - n // 6]
+    return [slice(0, n)] if n <= 3 * FIELD_PX else [slice(c - FIELD_PX // 2, c + FIELD_PX // 2) for c in third]  # fmt: skip
+
+
+def magnification_for(
+    maps: Maps, nuclear: NDArray[np.float32], pixel_um: tuple[float, float]
+) -> float:
+    """How many times as large the network should see the cells of a region, from maps at their own size and nuclear counts (y, x); of a large one nine fields are looked at."""
+    pixel, counts = pixel_um[0] * pixel_um[1], [np.zeros(0, np.float32)]
+    n, covered, area = 0, 0.0, 0.0
+    for box in ((r, c) for r in _spans(nuclear.shape[0]) for c in _spans(nuclear.shape[1])):
+        nucleus = maps.classes[1][box] > 0.4
+        seeds = map_seeds(smooth(maps.depth[box], 0.8, pixel_um), nucleus, 0.92)
+        n += int(seeds.max(initial=0))
+        covered += float((maps.classes[0][box] < 0.5).sum()) * pixel
+        area += nucleus.size * pixel
+        counts.append(nuclear[box][nucleus])
+    if n < FEWEST or covered < COVERED * area:
+        return 1.0
+    zoom = (USUAL_UM / np.sqrt(covered / n)) ** CROWDED
+    zoom = 1.0 if SIMILAR[0] < zoom < SIMILAR[1] else zoom
+    light = max(float(np.concatenate(counts).mean()) / pixel, 1e-3)
+    zoom = float(np.clip(zoom * min(1.0, light / USUAL_COUNTS) ** DIM, *LIMITS))
+    return zoom if max(zoom, 1 / zoom) > ENOUGH else 1.0
+
+# %% ../../nbs/08_cells/23_map_network.ipynb #2dc6f270
 def probability_maps(
     nuclear: NDArray[np.float32],
     membranes: Sequence[NDArray[np.float32]],
     pixel_um: tuple[float, float] = (1.0, 1.0),
     model: str = "imc",
     tile_px: int = TILE_PX,
+    zoom: float = 0.0,
 ) -> Maps:
-    """Maps of counts (y, x) without hot pixels; `membranes` may be empty; `model`: a shipped name or a folder.
+    """Maps of counts (y, x) without hot pixels; `membranes` may be empty; `model`: a shipped name or a folder; `zoom` 0: `magnification_for`.
 
     Raises `BadInput` for planes that differ or are not finite, weights that are damaged (the digest
     is checked), and a model for something else.
     """
-    network, card = load_model(model)
-    if sorted(o.name for o in card.config.outputs) != sorted(NAMES) or card.config.channels_in != 2:
-        raise BadInput(
-            "not a model for probability maps",
-            field="model",
-            found=model,
-            expected="as imc/train makes",
-        )
-    shape = (nuclear.shape[0], nuclear.shape[1])
-    planes = [at_model_pixel(p, pixel_um) for p in (nuclear, *membranes)]
-    seen = map_inputs(planes[0], planes[1:])
-    found = predict_tiles(network, lambda box: seen[box], planes[0].shape, card.config, tile_px)
-    flat = [*np.moveaxis(found["classes"], -1, 0), *np.moveaxis(found["shape"], -1, 0)]
-    whole = np.stack([resample(p, shape) for p in flat])
-    return Maps(whole[:3], whole[3], whole[4])
+    planes = [nuclear, *membranes]
+    first = maps_at(planes, pixel_um, model, zoom or 1.0, tile_px=tile_px)
+    chosen = zoom or magnification_for(first, nuclear, pixel_um)
+    if chosen == (zoom or 1.0):
+        return first
+    return maps_at(planes, pixel_um, model, chosen, turned=True, tile_px=tile_px)

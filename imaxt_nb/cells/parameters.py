@@ -40,6 +40,9 @@ class SegmentParameters(Parameters):
     reach_um: float = param(
         10.0, "network: furthest that a cell reaches from its nucleus", unit="um", gt=0, le=100
     )
+    magnification: float = param(
+        0.0, "network: how many times as large it sees the region; 0: chosen from distances and counts", ge=0, le=4
+    )  # fmt: skip
     hot_pixel_threshold: float = param(
         50.0, "excess over the brightest neighbour that makes a pixel hot", unit="counts", gt=0
     )

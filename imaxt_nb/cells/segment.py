@@ -74,7 +74,7 @@ def network(
 ) -> Found:
     """Nuclei and cells from probability maps (paper 4.4.2, 4.4.3): see `cells.map_network`."""
     p = parameters
-    maps = probability_maps(nuclear, membranes, pixel_um, p.model)
+    maps = probability_maps(nuclear, membranes, pixel_um, p.model, zoom=p.magnification)
     nuclei = nuclei_from_maps(
         maps, pixel_um,
         threshold=p.nucleus_threshold, seed_sigma_um=p.seed_sigma_um,

@@ -160,16 +160,18 @@ def measure_slide(
     """Every nucleus of a slide that has labels: all channels, shape, confidence, score, edge. scores (n,) by label."""
     import dask.array as da
 
-    flat = (lambda a: a[:, 0]) if "z" in image.axes else (lambda a: a)
-    data = flat(image.data if "c" in image.axes else image.data[None])
+    def rows(a: Any) -> Any:  # by the chunks in its shards: no row is read twice
+        lazy = da.from_array(a, chunks=(*[1] * (a.ndim - 2), 512, -1))
+        return lazy.reshape((-1, *a.shape[-2:])) if a.ndim > 3 else lazy
+
+    labels, data = (rows(image.group[n]) for n in ("labels/nuclei/0", "0"))
+    labels = labels[0] if labels.ndim == 3 else labels
+    data = data if data.ndim == 3 and "c" in image.axes else data.reshape((1, *labels.shape))
     if data.dtype.kind == "f":
         data = da.where(da.isfinite(data), data, 0)
-    labels = image.labels("nuclei")
-    labels = labels[0] if labels.ndim == 3 else labels
     if confidence is not None:
-        trust = da.from_array(confidence.array, chunks=(*[1] * len(confidence.lead), 2048, 2048))
-        data = da.concatenate([data, trust[confidence.lead][None].astype(np.float32)])
-    data, labels = (a.rechunk({-2: 512, -1: -1}) for a in (data, labels))
+        trust = rows(confidence.array).reshape((1, *labels.shape))
+        data = da.concatenate([data, trust.astype(np.float32)])
     pitch = (image.pixel_um[-2], image.pixel_um[-1])
     m = measure(data, labels, labels, pitch, highest=len(scores))
     table = m.table.drop(columns=[c for c in m.table.columns if str(c).startswith("nucleus_")])

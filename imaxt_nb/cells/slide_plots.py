@@ -19,28 +19,35 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['plot_density', 'plot_closeups']
+__all__ = ['PER_BIN', 'plot_density', 'plot_closeups']
 
 # %% ../../nbs/08_cells/34_slide_plots.ipynb #0e15d66a
+PER_BIN = 4  # nuclei, so that sparse slides are no dust of dots
+
+
 def plot_density(results: Mapping[str, RegionResult], most: int = 12, bins: int = 80) -> Figure:
-    """Nuclei per mm² of the first slides; axes in mm."""
+    """Nuclei per mm² of the first slides, of bins with some nuclei each; axes in mm."""
     shown = list(results.values())[:most]
-    fig, axes = panels(len(shown), 4, (3, 3))
+    fig, axes = panels(len(shown), 4, (3.4, 3))
     for ax, r in zip(axes, shown, strict=True):
-        ax.set_title(
-            f"{r.name}: {r.n_cells:,}" if r.measurements is not None else f"{r.name}: {r.status}",
-            fontsize=8,
-        )
         if r.measurements is None:
+            ax.set_title(f"{r.name}: {r.status}", fontsize=8)
             ax.set_axis_off()
             continue
         height, width = (n * p / 1000 for n, p in zip(r.shape, r.pixel_um, strict=True))
-        side = max(height, width) / bins
+        some = np.sqrt(PER_BIN * height * width / max(r.n_cells, 1))
+        side = max(max(height, width) / bins, min(some, max(height, width) / 4))
         shape = [max(1, int(np.ceil(v / side))) for v in (height, width)]
         ends = [(0, n * side) for n in shape]
         t = r.measurements.table
         count, _, _ = np.histogram2d(t.y_um / 1000, t.x_um / 1000, shape, ends)
-        ax.imshow(count / side**2, extent=(0, ends[1][1], ends[0][1], 0), cmap="magma")
+        drawn = ax.imshow(
+            count / side**2, extent=(0, ends[1][1], ends[0][1], 0), cmap="magma", vmin=0
+        )
+        ax.set_title(f"{r.name}: {r.n_cells:,} nuclei, per mm²", fontsize=8)
+        ax.set_xlabel("mm", fontsize=8)
+        ax.tick_params(labelsize=7)
+        fig.colorbar(drawn, ax=ax, shrink=0.75).ax.tick_params(labelsize=7)
     return fig
 
 # %% ../../nbs/08_cells/34_slide_plots.ipynb #70577b75

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from ..core.errors import EXIT_OK, EXIT_USAGE, ImaxtError, UsageError
 from ..core.settings import Settings, load_settings
 
 # %% auto #0
-__all__ = ['templates', 'params', 'subject_options', 'read_parameters', 'make_request']
+__all__ = ['templates', 'params', 'subject_options', 'from_here', 'read_parameters', 'make_request']
 
 # %% ../../nbs/13_cli/02_steps.ipynb #85a6ef4f
 def _described(template: Any) -> dict[str, Any]:
@@ -100,11 +101,23 @@ def subject_options(command: Any) -> Any:
         click.option(
             "-p", "--param", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter."
         ),
-        click.option("--study", help="Name to file a template without a sample under."),
+        click.option(
+            "--study", help="Name to file a template without a sample under; else its folder's."
+        ),
         click.option("--sample", help="The sample to run on."),
     ):
         command = option(command)
     return command
+
+
+def from_here(value: str) -> str:
+    """A relative path to something that is there (a file, or anything with a slash) as an absolute one: a run works in a folder of its own."""
+    path = Path(value)
+    if path.is_absolute() or not (
+        os.path.isfile(value) or ("/" in value and os.path.exists(value))
+    ):
+        return value
+    return str(path.resolve())
 
 
 def read_parameters(pairs: Sequence[str], file: str | None) -> dict[str, Any]:
@@ -121,7 +134,7 @@ def read_parameters(pairs: Sequence[str], file: str | None) -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         if not equals:
             raise UsageError(f"-p {pair}: expected NAME=VALUE")
-        values[name.strip()] = value
+        values[name.strip()] = from_here(value)
     return values
 
 # %% ../../nbs/13_cli/02_steps.ipynb #ab125287
@@ -133,12 +146,13 @@ def make_request(
     values: dict[str, Any],
     force: bool = False,
 ) -> Any:
-    """The archive's request; the template's scope says whether it takes a sample or a study."""
+    """The archive's request; the template's scope says whether it takes a sample or a study, which is named after its folder unless `--study` is given."""
     from imaxt_nb.archive.prepare import Request
     from imaxt_nb.archive.templates import get_template
 
     scope = get_template(settings.templates, template).metadata.scope
-    wanted, other = (sample, study) if scope == "sample" else (study, sample)
+    named = study or template.partition("/")[0]
+    wanted, other = (sample, study) if scope == "sample" else (named, sample)
     if wanted is None or other is not None:
         raise UsageError(
             f"template {template} takes --{scope} NAME" + (", and nothing else" if other else "")

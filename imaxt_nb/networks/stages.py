@@ -64,6 +64,21 @@ def _on_rows(run: Callable[..., Any], n: int, *given: Any) -> Any:
     made = run(*(x[None] for x in given[:n]), *given[n:])
     return tf.nest.map_structure(lambda x: x[0], made)
 
+
+def _ready(function: Any) -> Callable[..., Any]:
+    """The function without TensorFlow's search for its trace at every call: half of a millisecond, and a slide has thousands."""
+    import tensorflow as tf
+
+    traced: list[Any] = []
+
+    def call(*given: Any) -> Any:
+        if not traced:
+            traced.append(function.get_concrete_function())
+        kinds = [spec.dtype for spec in function.input_signature]
+        return traced[0](*map(tf.convert_to_tensor, given, kinds))
+
+    return call
+
 # %% ../../nbs/04_networks/05_stages.ipynb #549b9cb0
 def make_stages(model: keras.Model, config: UNetConfig) -> Stages:
     """The parts of a model of `build_unet`."""
@@ -76,7 +91,9 @@ def make_stages(model: keras.Model, config: UNetConfig) -> Stages:
         rows = [tf.TensorSpec((None, None, n), tf.float32) for n in channels]
         numbers = [tf.TensorSpec(shape, tf.int32) for shape in more]
         # a partial: of one function for all, TensorFlow would warn that it is compiled again and again
-        return tf.function(partial(_on_rows, run, len(rows)), input_signature=[*rows, *numbers])
+        return _ready(
+            tf.function(partial(_on_rows, run, len(rows)), input_signature=[*rows, *numbers])
+        )
 
     def pair(x: Any, name: str, zeros: Any) -> Any:
         return _convolve(model, x, [f"{name}_a", f"{name}_b"], zeros)
@@ -130,8 +147,8 @@ def _make_ends(model: keras.Model, config: UNetConfig) -> tuple[Any, Any]:
 
     number = tf.TensorSpec((), tf.float32)
     return (
-        tf.function(answers, input_signature=[seen]),
-        tf.function(peaks, input_signature=[seen, number]),
+        _ready(tf.function(answers, input_signature=[seen])),
+        _ready(tf.function(peaks, input_signature=[seen, number])),
     )
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import BadInput
 from ..core.files import write_json
-from .unet import UNetConfig, build_unet, config_to_dict
+from .unet import UNetConfig, build_unet, config_to_dict, quiet_tensorflow
 from .weights import Weights, set_weights, weights_of
 
 if TYPE_CHECKING:
@@ -184,6 +184,7 @@ def train(
 
     Raises `BadInput` when the folder holds a training with other settings, or the loss is not finite.
     """
+    quiet_tensorflow()
     import keras
 
     home = Path(folder)
