@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import fsspec
@@ -20,7 +20,14 @@ from .object_size import estimate_diameter, magnification
 from .predict import NUCLEUS_UM, size_limits
 from .results import RegionResult, common_panel, measured
 from .slide_labels import Edges, decide, label_array
-from .slide_plane import SlidePlane, sampled, slide_levels, slide_pixels
+from imaxt_nb.cells.slide_plane import (
+    SlidePlane,
+    StoredPlane,
+    sampled,
+    slide_pixels,
+    slide_plane,
+    stored_pyramid,
+)
 from .slide_tiles import StarNetwork, propose
 from .star import Candidates, candidates, nms
 from ..core.errors import BadInput
@@ -35,9 +42,8 @@ from ..sample.places import lock
 from ..sample.store import Sample
 
 # %% auto #0
-__all__ = ['FIELDS', 'FIELD_PX', 'NucleiParameters', 'StoredPlane', 'stored_pyramid', 'slide_plane', 'find_diameter',
-           'find_edges', 'touching_edge', 'edge_distance', 'measure_slide', 'segment_slide', 'slide_result',
-           'nuclei_sample', 'same_channels', 'nuclei_metrics']
+__all__ = ['FIELDS', 'FIELD_PX', 'NucleiParameters', 'find_diameter', 'find_edges', 'touching_edge', 'edge_distance',
+           'measure_slide', 'segment_slide', 'slide_result', 'nuclei_sample', 'same_channels', 'nuclei_metrics']
 
 # %% ../../nbs/08_cells/33_slide_nuclei.ipynb #35d2797f
 class NucleiParameters(Parameters):
@@ -58,47 +64,6 @@ class NucleiParameters(Parameters):
         le=8192,
     )
     cofactor: float = param(100.0, "X is arcsinh(mean / cofactor)", unit="counts", gt=0)
-
-# %% ../../nbs/08_cells/33_slide_nuclei.ipynb #98538b91
-@dataclass(frozen=True)
-class StoredPlane:
-    """A plane (y, x) of a Zarr array, read by slicing; `lead`: its place on the axes before."""
-
-    array: Any
-    lead: tuple[int, ...]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(y, x)."""
-        return int(self.array.shape[-2]), int(self.array.shape[-1])
-
-    def __getitem__(self, box: Any) -> NDArray[Any]:
-        return np.asarray(self.array[(*self.lead, *box)])
-
-    def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
-        return np.asarray(self[:, :], dtype)
-
-
-def stored_pyramid(image: Image, channel: int | None) -> list[StoredPlane]:
-    """A channel (or the only one) of an image, finest level first; `BadInput` for a volume."""
-    if image.axes.endswith("zyx") and image.data.shape[-3] != 1:
-        raise BadInput(
-            "a stack, not a slide", file=image.place, found=f"{image.data.shape[-3]} planes", field="z",
-            expected="one plane: write the plane in focus, or a projection, as an image of its own"
-        )  # fmt: skip
-    lead = (() if channel is None else (channel,)) + ((0,) if "z" in image.axes else ())
-    return [StoredPlane(image.group[str(k)], lead) for k in range(len(image.levels))]
-
-
-def slide_plane(sample: Sample, image: Image, channel: str) -> SlidePlane:
-    """The nuclear channel of a slide at its own scale, with its levels and its confidence if there is one."""
-    found = find_channel(image.channels, channel) if "c" in image.axes else None
-    trust = f"{image.name}_confidence"
-    confidence = stored_pyramid(sample.image(trust), None)[0] if trust in sample.images() else None
-    if confidence is not None and confidence.shape != image.data.shape[-2:]:
-        raise BadInput("confidence of another shape", file=image.place, found=confidence.shape, expected=image.data.shape[-2:])  # fmt: skip
-    plane = SlidePlane(stored_pyramid(image, found), confidence, 1.0)
-    return replace(plane, levels=slide_levels(plane))
 
 # %% ../../nbs/08_cells/33_slide_nuclei.ipynb #beb4f9cc
 FIELDS, FIELD_PX = 4, 1024

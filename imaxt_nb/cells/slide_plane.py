@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,13 @@ from numpy.typing import NDArray
 from ..core.errors import BadInput
 from ..networks.levels import Levels, apply_levels, find_levels
 from ..networks.tiles import Box
+from ..sample.channels import find_channel
+from ..sample.images import Image
+from ..sample.store import Sample
 
 # %% auto #0
-__all__ = ['FIELD_PX', 'FIELDS', 'Taps', 'taps', 'SlidePlane', 'sample_fields', 'sampled', 'slide_pixels', 'slide_levels']
+__all__ = ['FIELD_PX', 'FIELDS', 'Taps', 'taps', 'SlidePlane', 'sample_fields', 'sampled', 'slide_pixels', 'slide_levels',
+           'StoredPlane', 'stored_pyramid', 'slide_plane']
 
 # %% ../../nbs/08_cells/30_slide_plane.ipynb #90de5e49
 @dataclass(frozen=True)
@@ -162,3 +166,44 @@ def slide_pixels(plane: SlidePlane) -> NDArray[np.float32]:
 def slide_levels(plane: SlidePlane) -> Levels:
     """Levels of the slide, from `slide_pixels`."""
     return find_levels(slide_pixels(plane))
+
+# %% ../../nbs/08_cells/30_slide_plane.ipynb #98538b91
+@dataclass(frozen=True)
+class StoredPlane:
+    """A plane (y, x) of a Zarr array, read by slicing; `lead`: its place on the axes before."""
+
+    array: Any
+    lead: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(y, x)."""
+        return int(self.array.shape[-2]), int(self.array.shape[-1])
+
+    def __getitem__(self, box: Any) -> NDArray[Any]:
+        return np.asarray(self.array[(*self.lead, *box)])
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
+        return np.asarray(self[:, :], dtype)
+
+
+def stored_pyramid(image: Image, channel: int | None) -> list[StoredPlane]:
+    """A channel (or the only one) of an image, finest level first; `BadInput` for a volume."""
+    if image.axes.endswith("zyx") and image.data.shape[-3] != 1:
+        raise BadInput(
+            "a stack, not a slide", file=image.place, found=f"{image.data.shape[-3]} planes", field="z",
+            expected="one plane: write the plane in focus, or a projection, as an image of its own"
+        )  # fmt: skip
+    lead = (() if channel is None else (channel,)) + ((0,) if "z" in image.axes else ())
+    return [StoredPlane(image.group[str(k)], lead) for k in range(len(image.levels))]
+
+
+def slide_plane(sample: Sample, image: Image, channel: str) -> SlidePlane:
+    """The nuclear channel of a slide at its own scale, with its levels and its confidence if there is one."""
+    found = find_channel(image.channels, channel) if "c" in image.axes else None
+    trust = f"{image.name}_confidence"
+    confidence = stored_pyramid(sample.image(trust), None)[0] if trust in sample.images() else None
+    if confidence is not None and confidence.shape != image.data.shape[-2:]:
+        raise BadInput("confidence of another shape", file=image.place, found=confidence.shape, expected=image.data.shape[-2:])  # fmt: skip
+    plane = SlidePlane(stored_pyramid(image, found), confidence, 1.0)
+    return replace(plane, levels=slide_levels(plane))
