@@ -13,11 +13,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .augment import MODEL_PX, TOP, as_input, augment_light, crowd, take_patch
+from imaxt_nb.cells.augment import (
+    MODEL_PX,
+    TOP,
+    as_input,
+    augment_light,
+    crowd,
+    photograph,
+    random_grain,
+    take_patch,
+    thin_out,
+)
 from .dataset import Labelled
 from .object_size import resize
 from .star import GRID, RAYS, candidates, nms, star_targets, to_labels
-from .synthetic import Plane, drawn_nuclei, empty_field
+from .synthetic import Plane, drawn_nuclei, empty_light
 from ..core.errors import BadInput, unknown_name
 from ..networks.levels import NOISE_RANGE, apply_levels, find_levels
 from ..networks.training import Example, Trained, TrainingSettings, train
@@ -25,9 +35,9 @@ from ..networks.unet import Output, UNetConfig
 from ..networks.weights import ModelCard, Weights, load_weights
 
 # %% auto #0
-__all__ = ['NUCLEI_UNET', 'EMPTY_SHARE', 'DRAWN_SHARE', 'CROWDED_SHARE', 'SCALES', 'MAX_SHRUNK_PX', 'DIST_WEIGHT', 'LIMITS',
-           'network_of', 'Prepared', 'prepare', 'star_examples', 'star_loss', 'quick_validation', 'train_nuclei',
-           'nuclei_card']
+__all__ = ['NUCLEI_UNET', 'EMPTY_SHARE', 'DRAWN_SHARE', 'CROWDED_SHARE', 'HARD_SHARE', 'SPARSE_SHARE', 'SCALES', 'MAX_SHRUNK_PX',
+           'DIST_WEIGHT', 'LIMITS', 'network_of', 'Prepared', 'prepare', 'star_examples', 'star_loss',
+           'quick_validation', 'train_nuclei', 'nuclei_card']
 
 # %% ../../nbs/08_cells/15_train_nuclei.ipynb #922a1ca1
 NUCLEI_UNET = UNetConfig(
@@ -46,8 +56,9 @@ def network_of(model: str) -> UNetConfig:
         raise unknown_name("model", model, networks)
     return networks[model]
 
-
-EMPTY_SHARE, DRAWN_SHARE, CROWDED_SHARE = 0.1, 0.14, 0.15
+# %% ../../nbs/08_cells/15_train_nuclei.ipynb #66affd18
+EMPTY_SHARE, DRAWN_SHARE, CROWDED_SHARE = 0.13, 0.14, 0.15
+HARD_SHARE, SPARSE_SHARE = 0.3, 0.4  # of those with nuclei; of the hard ones
 SCALES = (0.4, 2.0)
 
 
@@ -112,8 +123,8 @@ def star_examples(
         shape = (settings.patch_px, settings.patch_px)
         kind = rng.random()
         if kind < EMPTY_SHARE:
-            image = empty_field(rng, shape)
-            return apply_levels(image, find_levels(image), TOP), np.zeros(shape, np.int32)
+            image, grain = empty_light(rng, shape), random_grain(rng, MODEL_PX)
+            return photograph(rng, image, 1.0, 1.0, grain), np.zeros(shape, np.int32)
         if kind < EMPTY_SHARE + DRAWN_SHARE:
             image, labels = drawn_nuclei(
                 rng, shape, MODEL_PX * np.exp(rng.uniform(*np.log(SCALES)))
@@ -122,7 +133,10 @@ def star_examples(
             image, labels = draw(rng)
             if rng.random() < CROWDED_SHARE:
                 image, labels = crowd(image, labels, *draw(rng))
-        return augment_light(rng, image, labels), labels
+        hard = rng.random() < HARD_SHARE
+        if hard and rng.random() < SPARSE_SHARE:
+            image, labels = thin_out(rng, image, labels)
+        return augment_light(rng, image, labels, hard), labels
 
     def examples(step: int) -> Example:
         made = [
@@ -232,11 +246,12 @@ def nuclei_card(
         split: f"{len(some)} images of the groups {', '.join(sorted(set(some.group)))}"
         for split, some in table.groupby("split")
     }
+    shares = {"empty": EMPTY_SHARE, "drawn": DRAWN_SHARE, "crowded": CROWDED_SHARE, "hard": HARD_SHARE, "sparse of hard": SPARSE_SHARE}  # fmt: skip
     return ModelCard(
         "nuclei", version, "Nuclei in fluorescence images as star-convex polygons (StarDist).", config,
         object_px=MODEL_PX, thresholds={k: float(v) for k, v in thresholds.items()}, data=data,
         normalisation={"low_percent": 1.0, "high_percent": 99.8, "noise_range": NOISE_RANGE, "top": TOP,
                        "channels": "linear 0..1, asinh-compressed (gain 20)"},
         splits=splits, licence=licence, scores=dict(scores),
-        training=asdict(settings) | ({"start_from": start_from} if start_from else {}), limits=LIMITS,
+        training=asdict(settings) | {"shares of examples": shares} | ({"start_from": start_from} if start_from else {}), limits=LIMITS,
     )  # fmt: skip
