@@ -17,13 +17,14 @@ import tifffile
 from click.testing import CliRunner
 from pipeline import imaxt
 
+from imaxt_nb.cells.augment import thin_out
 from imaxt_nb.cells.dataset import Labelled, clean_labels, read_dataset
 from imaxt_nb.cells.predict import doubt_of, find_nuclei, nuclei_model, segmenter
 from imaxt_nb.cells.predict_folder import predict_folder
 from imaxt_nb.cells.score import score
 from imaxt_nb.cells.sources import assign_splits, find_groups
 from imaxt_nb.cells.star import candidates, nms, star_targets, to_labels
-from imaxt_nb.cells.synthetic import drawn_nuclei, empty_field
+from imaxt_nb.cells.synthetic import drawn_nuclei, empty_field, haze
 from imaxt_nb.cli.predict import predict
 from imaxt_nb.core.errors import BadInput
 from imaxt_nb.networks.weights import SHIPPED
@@ -98,6 +99,22 @@ def test_a_magnification_20_times_apart(field: Labelled) -> None:
 def test_noise_holds_no_nuclei(seed: int) -> None:
     image = np.random.default_rng(seed).normal(1000, 30, (200, 200))
     assert not find_nuclei(image, nuclei_model()).labels.any()
+
+
+@pytest.mark.parametrize("diameter", [10, 18])
+def test_a_few_faint_nuclei_are_found_in_noise(diameter: int) -> None:
+    """They rise three times the noise of a pixel: small ones are enlarged, and the grain of the noise with them."""
+    rng = np.random.default_rng(5)
+    image, truth = thin_out(rng, *drawn_nuclei(rng, (160, 160), diameter), most=6)
+    noisy = 100 + 30 * image / np.median(image[truth > 0]) + rng.normal(0, 10, image.shape)
+    assert f1(truth, find_nuclei(noisy, nuclei_model()).labels) > 0.7
+
+
+@pytest.mark.parametrize("grain", [20, 45])
+def test_clouds_as_wide_as_nuclei_are_none(grain: int) -> None:
+    rng = np.random.default_rng(grain)
+    clouds = 200 + 30 * haze(rng, (200, 200), grain) + rng.normal(0, 6, (200, 200))
+    assert find_nuclei(clouds, nuclei_model()).labels.max() <= 1
 
 
 def test_haze_debris_and_fibres_hold_hardly_any() -> None:
