@@ -1687,6 +1687,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'imaxt_nb/cells/train_nuclei.py'),
                                              'imaxt_nb.cells.train_nuclei._config_of': ( '08_cells/train_nuclei.html#_config_of',
                                                                                          'imaxt_nb/cells/train_nuclei.py'),
+                                             'imaxt_nb.cells.train_nuclei.blend': ( '08_cells/train_nuclei.html#blend',
+                                                                                    'imaxt_nb/cells/train_nuclei.py'),
                                              'imaxt_nb.cells.train_nuclei.network_of': ( '08_cells/train_nuclei.html#network_of',
                                                                                          'imaxt_nb/cells/train_nuclei.py'),
                                              'imaxt_nb.cells.train_nuclei.nuclei_card': ( '08_cells/train_nuclei.html#nuclei_card',

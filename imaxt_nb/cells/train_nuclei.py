@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ from ..networks.weights import ModelCard, Weights, load_weights
 # %% auto #0
 __all__ = ['NUCLEI_UNET', 'EMPTY_SHARE', 'DRAWN_SHARE', 'CROWDED_SHARE', 'HARD_SHARE', 'SPARSE_SHARE', 'SCALES', 'MAX_SHRUNK_PX',
            'DIST_WEIGHT', 'LIMITS', 'network_of', 'Prepared', 'prepare', 'star_examples', 'star_loss',
-           'quick_validation', 'train_nuclei', 'nuclei_card']
+           'quick_validation', 'blend', 'train_nuclei', 'nuclei_card']
 
 # %% ../../nbs/08_cells/15_train_nuclei.ipynb #922a1ca1
 NUCLEI_UNET = UNetConfig(
@@ -200,6 +200,12 @@ def _config_of(model: Any) -> UNetConfig:
     return UNetConfig(int(model.inputs[0].shape[-1]), NUCLEI_UNET.outputs, depth, grid=grid)
 
 # %% ../../nbs/08_cells/15_train_nuclei.ipynb #20d59689
+def blend(first: Weights, second: Weights, keep: float) -> Weights:
+    """Weights between two of one network: `keep` of the first, the rest of the second."""
+    share = np.float32(keep)
+    return {name: share * first[name] + (1 - share) * second[name] for name in second}
+
+# %% ../../nbs/08_cells/15_train_nuclei.ipynb #e1f9a719
 def train_nuclei(
     training: Sequence[Labelled],
     groups: Sequence[str],
@@ -209,12 +215,17 @@ def train_nuclei(
     config: UNetConfig = NUCLEI_UNET,
     report: Callable[[str], None] = print,
     start_from: str | os.PathLike[str] = "",
+    keep: float = 0.0,
 ) -> Trained:
     """Train, or go on with, a nuclear network; the folder keeps checkpoint, settings and log.
 
     start_from : a shipped model or a folder with one, whose weights a new training begins with.
-    Raises `BadInput` where that is another network.
+    keep : share (0..1) of these in the result; the log's scores are those of the new ones alone.
+    Raises `BadInput` where that is another network, or for another share.
     """
+    if not 0 <= keep <= (1 if start_from else 0):
+        expected = "0 to 1, and 0 without start_from"
+        raise BadInput("a share of the first weights", field="keep", found=keep, expected=expected)
     examples = star_examples(prepare(training, groups), settings, config)
     check = quick_validation(validation) if validation else None
     first: Weights | None = None
@@ -222,7 +233,8 @@ def train_nuclei(
         first, card = load_weights(start_from)
         if card.config != config:
             raise BadInput("another network to start from", found=card.config, expected=config)
-    return train(config, examples, star_loss, settings, folder, check, first, report)
+    done = train(config, examples, star_loss, settings, folder, check, first, report)
+    return replace(done, weights=blend(first, done.weights, keep)) if first else done
 
 # %% ../../nbs/08_cells/15_train_nuclei.ipynb #9dc9bd0d
 LIMITS = (
@@ -239,7 +251,7 @@ LIMITS = (
 def nuclei_card(
     settings: TrainingSettings, table: Any, thresholds: Mapping[str, float],
     scores: Mapping[str, Any], *, version: str, data: str, licence: str, config: UNetConfig = NUCLEI_UNET,
-    start_from: str = "",
+    start_from: str = "", keep: float = 0.0,
 ) -> ModelCard:  # fmt: skip
     """The card of a trained network; `table` has the columns group and split, one row an image."""
     splits = {
@@ -247,11 +259,12 @@ def nuclei_card(
         for split, some in table.groupby("split")
     }
     shares = {"empty": EMPTY_SHARE, "drawn": DRAWN_SHARE, "crowded": CROWDED_SHARE, "hard": HARD_SHARE, "sparse of hard": SPARSE_SHARE}  # fmt: skip
+    begun = {"start_from": start_from, "keep": keep} if start_from else {}
     return ModelCard(
         "nuclei", version, "Nuclei in fluorescence images as star-convex polygons (StarDist).", config,
         object_px=MODEL_PX, thresholds={k: float(v) for k, v in thresholds.items()}, data=data,
         normalisation={"low_percent": 1.0, "high_percent": 99.8, "noise_range": NOISE_RANGE, "top": TOP,
                        "channels": "linear 0..1, asinh-compressed (gain 20)"},
         splits=splits, licence=licence, scores=dict(scores),
-        training=asdict(settings) | {"shares of examples": shares} | ({"start_from": start_from} if start_from else {}), limits=LIMITS,
+        training=asdict(settings) | {"shares of examples": shares} | begun, limits=LIMITS,
     )  # fmt: skip
