@@ -91,7 +91,9 @@ KINDS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--splits", type=Path, help="splits.csv of cells/dataset, where they are made already")
+    parser.add_argument(
+        "--splits", type=Path, help="splits.csv of cells/dataset, where they are made already"
+    )
     parser.add_argument("--model", default="nuclei")
     parser.add_argument("--each", type=int, default=2)
     parser.add_argument("--kinds", nargs="*", default=KINDS)
@@ -131,7 +133,9 @@ def main() -> None:
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """Means over groups by kind."""
-    off = (np.log(rows["found px"] / rows["true px"]).abs() > np.log(1.25)) | rows["found px"].isna()
+    off = (np.log(rows["found px"] / rows["true px"]).abs() > np.log(1.25)) | rows[
+        "found px"
+    ].isna()
     rows = rows.assign(**{"size off": off.astype(float), "warned": rows.doubt.fillna("").ne("").astype(float)})  # fmt: skip
     names = [c for c in ("object F1", "given F1", "pixel F1", "missed", "spurious", "size off", "warned") if c in rows]  # fmt: skip
     means = rows.groupby(["kind", "group"])[names].mean().groupby("kind", sort=False).mean()
