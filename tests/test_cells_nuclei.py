@@ -24,7 +24,7 @@ from imaxt_nb.cells.predict_folder import predict_folder
 from imaxt_nb.cells.score import score
 from imaxt_nb.cells.sources import assign_splits, find_groups
 from imaxt_nb.cells.star import candidates, nms, star_targets, to_labels
-from imaxt_nb.cells.synthetic import drawn_nuclei, empty_field, haze
+from imaxt_nb.cells.synthetic import drawn_nuclei, empty_field
 from imaxt_nb.cli.predict import predict
 from imaxt_nb.core.errors import BadInput
 from imaxt_nb.networks.weights import SHIPPED
@@ -108,13 +108,6 @@ def test_a_few_faint_nuclei_are_found_in_noise(diameter: int) -> None:
     image, truth = thin_out(rng, *drawn_nuclei(rng, (160, 160), diameter), most=6)
     noisy = 100 + 30 * image / np.median(image[truth > 0]) + rng.normal(0, 10, image.shape)
     assert f1(truth, find_nuclei(noisy, nuclei_model()).labels) > 0.7
-
-
-@pytest.mark.parametrize("grain", [20, 45])
-def test_clouds_as_wide_as_nuclei_are_none(grain: int) -> None:
-    rng = np.random.default_rng(grain)
-    clouds = 200 + 30 * haze(rng, (200, 200), grain) + rng.normal(0, 6, (200, 200))
-    assert find_nuclei(clouds, nuclei_model()).labels.max() <= 1
 
 
 def test_haze_debris_and_fibres_hold_hardly_any() -> None:
