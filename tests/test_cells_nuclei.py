@@ -17,6 +17,7 @@ import tifffile
 from click.testing import CliRunner
 from pipeline import imaxt
 
+from imaxt_nb.cells.augment import thin_out
 from imaxt_nb.cells.dataset import Labelled, clean_labels, read_dataset
 from imaxt_nb.cells.predict import doubt_of, find_nuclei, nuclei_model, segmenter
 from imaxt_nb.cells.predict_folder import predict_folder
@@ -98,6 +99,15 @@ def test_a_magnification_20_times_apart(field: Labelled) -> None:
 def test_noise_holds_no_nuclei(seed: int) -> None:
     image = np.random.default_rng(seed).normal(1000, 30, (200, 200))
     assert not find_nuclei(image, nuclei_model()).labels.any()
+
+
+@pytest.mark.parametrize("diameter", [10, 18])
+def test_a_few_faint_nuclei_are_found_in_noise(diameter: int) -> None:
+    """They rise three times the noise of a pixel: small ones are enlarged, and the grain of the noise with them."""
+    rng = np.random.default_rng(5)
+    image, truth = thin_out(rng, *drawn_nuclei(rng, (160, 160), diameter), most=6)
+    noisy = 100 + 30 * image / np.median(image[truth > 0]) + rng.normal(0, 10, image.shape)
+    assert f1(truth, find_nuclei(noisy, nuclei_model()).labels) > 0.7
 
 
 def test_haze_debris_and_fibres_hold_hardly_any() -> None:

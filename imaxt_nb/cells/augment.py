@@ -10,12 +10,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .synthetic import Plane, Random, smooth_field
-from ..networks.levels import apply_levels, compress, find_levels
+from .synthetic import Plane, Random, haze, smooth_field
+from imaxt_nb.networks.levels import (
+    NOISE_RANGE,
+    Levels,
+    apply_levels,
+    compress,
+    find_levels,
+)
 
 # %% auto #0
-__all__ = ['TOP', 'MODEL_PX', 'as_input', 'random_affine', 'take_patch', 'contrast', 'dim_some', 'stray_light', 'add_noise',
-           'augment_light', 'crowd']
+__all__ = ['TOP', 'MODEL_PX', 'GRAINS', 'LEAST_CAMERA_PX', 'as_input', 'random_affine', 'take_patch', 'contrast', 'dim_some',
+           'typical_px', 'stray_light', 'add_noise', 'photograph', 'random_grain', 'camera_faults', 'augment_light',
+           'crowd', 'thin_out']
 
 # %% ../../nbs/08_cells/14_augment.ipynb #d5bfb820
 TOP = 3.0  # levels are kept up to this while they are augmented
@@ -80,45 +87,114 @@ def dim_some(rng: Random, patch: Plane, labels: NDArray[np.int32], faintest: flo
     weight = gaussian_filter(factor[wide], 0.7)
     return np.where(patch > floor, floor + (patch - floor) * weight, patch)
 
+# %% ../../nbs/08_cells/14_augment.ipynb #90924e92
+def typical_px(labels: NDArray[np.int32]) -> float:
+    """Median diameter, in pixels, of the objects of labels (y, x); `MODEL_PX` without any."""
+    areas = np.bincount(labels.ravel())[1:]
+    areas = areas[areas > 0]
+    return float(2 * np.sqrt(np.median(areas) / np.pi)) if areas.size else MODEL_PX
 
-def stray_light(rng: Random, patch: Plane, amount: float) -> Plane:
-    """A gradient or haze of up to `amount`, and uneven illumination."""
-    patch = patch + smooth_field(rng, patch.shape, rng.uniform(60, 500)) * np.float32(amount)
+# %% ../../nbs/08_cells/14_augment.ipynb #01e704ca
+def stray_light(rng: Random, patch: Plane, amount: float, size_px: float) -> Plane:
+    """A gradient or haze of up to `amount`, and uneven illumination; clouds are no smaller than the nuclei, of `size_px`."""
+    shape = (patch.shape[0], patch.shape[1])
     if rng.random() < 0.5:
-        patch = patch * (1 - smooth_field(rng, patch.shape, 300) * rng.uniform(0, 0.6))
+        patch = patch + smooth_field(rng, shape, rng.uniform(60, 500)) * np.float32(amount)
+    else:
+        grain = size_px * float(np.exp(rng.uniform(0, np.log(8))))
+        patch = patch + haze(rng, shape, grain) * np.float32(amount / 4)
+    if rng.random() < 0.5:
+        patch = patch * (1 - smooth_field(rng, shape, 300) * rng.uniform(0, 0.6))
     return patch
 
-
+# %% ../../nbs/08_cells/14_augment.ipynb #37dd1322
 def add_noise(rng: Random, patch: Plane, step: float, snr: float) -> Plane:
-    """Shot and read noise so that a step in brightness is `snr` times the read noise."""
+    """Noise a pixel such that a step in brightness is `snr` times it: a camera's (shot and read), or that of few photons."""
     read = step / snr
-    shot = read * rng.uniform(0, 1.5)
-    sd = np.sqrt(read**2 + shot**2 * np.clip(patch, 0, None) / max(step, 1e-3))
-    return patch + (rng.normal(size=patch.shape) * sd).astype(np.float32)
+    if rng.random() < 0.5:
+        shot = read * rng.uniform(0, 1.5)
+        sd = np.sqrt(read**2 + shot**2 * np.clip(patch, 0, None) / max(step, 1e-3))
+        return patch + (rng.normal(size=patch.shape) * sd).astype(np.float32)
+    low, dark = float(patch.min()), float(np.exp(rng.uniform(np.log(0.05), np.log(3))))
+    photons = snr**2 * (dark + 0.5)  # that a step means; `dark`: what is everywhere, in steps
+    counts = rng.poisson(photons * (dark + (patch - low) / max(step, 1e-3)))
+    return np.asarray(low + (counts / photons - dark) * step, np.float32)
 
-# %% ../../nbs/08_cells/14_augment.ipynb #90924e92
-def augment_light(rng: Random, patch: Plane, labels: NDArray[np.int32]) -> Plane:
-    """The light of another microscope on a patch of levels (y, x); the result has levels again, 0..`TOP`."""
+# %% ../../nbs/08_cells/14_augment.ipynb #b23706d7
+def photograph(rng: Random, patch: Plane, step: float, snr: float, grain: float) -> Plane:
+    """Levels (y, x) of a patch taken with pixels that are `grain` of its own wide and have noise, and scaled as prediction does it.
+
+    Small nuclei are enlarged for the network, and the noise with them; large ones are shrunk, which averages it, but their
+    levels are those of the noisy image.
+    """
+    from skimage.transform import resize
+
+    if grain <= 1:
+        extra = step / snr * (1 - grain)  # noise that is averaged away
+        noisy = add_noise(rng, patch, step, snr / grain)
+        found = find_levels(noisy)
+        low = found.low - 2.3 * extra
+        return apply_levels(
+            noisy, Levels(low, max(found.high + 2.3 * extra, low + NOISE_RANGE * step / snr)), TOP
+        )
+    how: Any = {"order": 1, "mode": "edge"}
+    small = resize(patch, [round(n / grain) for n in patch.shape], anti_aliasing=True, **how)
+    noisy = add_noise(rng, np.asarray(small, np.float32), step, snr)
+    scaled = apply_levels(noisy, find_levels(noisy), TOP)
+    return np.asarray(resize(scaled, patch.shape, anti_aliasing=False, **how), np.float32)
+
+# %% ../../nbs/08_cells/14_augment.ipynb #3fd263e1
+GRAINS = (0.3, 2.4)  # widths of a camera's pixel in the network's: nuclei of 9 to 70 px
+LEAST_CAMERA_PX = 8.0  # nuclei are no smaller in the camera's pixels
+
+
+def random_grain(rng: Random, size_px: float) -> float:
+    """The width of a camera's pixel in a patch with nuclei of a size."""
+    largest = float(np.clip(size_px / LEAST_CAMERA_PX, 1, GRAINS[1]))
+    ends = (1.0, largest) if rng.random() < 0.6 else (GRAINS[0], 1.0)
+    return float(np.exp(rng.uniform(*np.log(ends))))
+
+# %% ../../nbs/08_cells/14_augment.ipynb #edeebc57
+def camera_faults(rng: Random, patch: Plane, step: float, chance: float) -> Plane:
+    """Saturated, or of few grey levels, where `chance` (0..1) is small."""
+    if chance < 0.06:
+        return np.minimum(patch, np.float32(np.median(patch) + step * rng.uniform(0.4, 1.2)))
+    if chance < 0.14:
+        pitch = np.float32(step / rng.uniform(2.5, 12))
+        return np.round(patch / pitch) * pitch
+    return patch
+
+# %% ../../nbs/08_cells/14_augment.ipynb #f3546a27
+def augment_light(
+    rng: Random, patch: Plane, labels: NDArray[np.int32], hard: bool = False
+) -> Plane:
+    """The light of another microscope on a patch of levels (y, x); the result has levels again, 0..`TOP`.
+
+    hard : noise for sure, and much of it: nuclei rise 1.5 to 6 times the noise of a pixel.
+    """
     from scipy.ndimage import gaussian_filter
 
-    chance, again = rng.random(8), False
-    step = contrast(patch, labels)
-    snr = float(np.exp(rng.uniform(np.log(2.0), np.log(40.0))))
+    chance, again = rng.random(9), False
+    step, size = contrast(patch, labels), typical_px(labels)
+    noisy = hard or chance[2] < 0.4
+    snr = float(np.exp(rng.uniform(*np.log((1.5, 6.0) if hard else (3.0, 40.0)))))
     if chance[0] < 0.4:
         patch = np.clip(patch, 0, None) ** np.float32(np.exp(rng.normal(0, 0.3)))
     if chance[1] < 0.35:
-        faintest = 0.12 if chance[2] >= 0.5 or snr > 12 else 0.6
+        faintest = 0.12 if not noisy or snr > 12 else 0.6
         patch, again = dim_some(rng, patch, labels, faintest), rng.random() < 0.5
     if chance[3] < 0.3:
-        patch = gaussian_filter(patch, rng.uniform(0.4, 2.2))
-    if chance[4] < 0.3:
-        patch, again = stray_light(rng, patch, step * rng.uniform(0, 1.5)), True
-    if chance[2] < 0.5:
-        patch, again = add_noise(rng, patch, contrast(patch, labels), snr), True
+        patch = gaussian_filter(patch, rng.uniform(0.4, max(1.2, 0.13 * size)))
+    if chance[4] < 0.35:
+        patch, again = stray_light(rng, patch, step * rng.uniform(0, 1.5), size), True
+    faulty = camera_faults(rng, patch, step, chance[8])
+    patch, again = faulty, again or faulty is not patch
     if chance[5] < 0.06:
         hot = rng.random(patch.shape) < rng.uniform(0, 0.001)
         patch = np.where(hot, np.float32(rng.uniform(0.5, 3)), patch)
-    if again or chance[6] < 0.3:
+    if noisy:
+        patch = photograph(rng, patch, contrast(patch, labels), snr, random_grain(rng, size))
+    elif again or chance[6] < 0.3:
         patch = apply_levels(patch, find_levels(patch), TOP)
     if chance[7] < 0.5:
         patch = patch * np.float32(np.exp(rng.normal(0, 0.2))) + np.float32(rng.normal(0, 0.02))
@@ -135,3 +211,21 @@ def crowd(
     extra = ~taken[objects]
     joined = np.where(extra, objects + labels.max(), labels).astype(np.int32)
     return np.where(extra, np.maximum(patch, more), patch), joined
+
+# %% ../../nbs/08_cells/14_augment.ipynb #5a87e197
+def thin_out(
+    rng: Random, patch: Plane, labels: NDArray[np.int32], most: int = 3
+) -> tuple[Plane, NDArray[np.int32]]:
+    """One to `most` of the nuclei alone on a dark field, with the light that surrounds them."""
+    from scipy.ndimage import distance_transform_edt, gaussian_filter
+
+    numbers = np.unique(labels[labels > 0])
+    if len(numbers) < 2:
+        return patch, labels
+    kept = rng.choice(numbers, min(len(numbers), int(rng.integers(1, most + 1))), replace=False)
+    away, (y, x) = distance_transform_edt(labels == 0, return_indices=True)
+    near = np.isin(labels[y, x], kept) & (away <= 5)
+    floor = np.float32(np.median(patch[labels == 0]) if (labels == 0).any() else patch.min())
+    weight = gaussian_filter(near.astype(np.float32), 1.0)
+    alone = np.where(np.isin(labels, kept), labels, 0).astype(np.int32)
+    return floor + (patch - floor) * weight, alone

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 # %% auto #0
-__all__ = ['Random', 'Plane', 'smooth_field', 'add_spots', 'add_fibres', 'empty_field', 'wobbly', 'drawn_nuclei']
+__all__ = ['Random', 'Plane', 'smooth_field', 'haze', 'add_spots', 'add_fibres', 'empty_light', 'empty_field', 'wobbly',
+           'drawn_nuclei']
 
 # %% ../../nbs/08_cells/13_synthetic.ipynb #b114eb60
 Random = np.random.Generator
@@ -27,7 +28,19 @@ def smooth_field(rng: Random, shape: tuple[int, int], scale_px: float) -> Plane:
     low, high = field.min(), field.max()
     return ((field - low) / max(high - low, 1e-6)).astype(np.float32)
 
+# %% ../../nbs/08_cells/13_synthetic.ipynb #4ab79dee
+def haze(rng: Random, shape: tuple[int, int], grain_px: float) -> Plane:
+    """A random field (y, x) of mean 0 and spread 1 without any edge, whose clouds are about `grain_px` pixels wide."""
+    from scipy.ndimage import zoom
 
+    small = [int(np.ceil(n / grain_px)) + 3 for n in shape]
+    coarse = rng.normal(size=small).astype(np.float32)
+    field = zoom(coarse, grain_px, order=3, mode="nearest", grid_mode=True)
+    y, x = (int(rng.integers(0, a - n + 1)) for a, n in zip(field.shape, shape, strict=True))
+    field = field[y : y + shape[0], x : x + shape[1]]
+    return np.asarray((field - field.mean()) / max(float(field.std()), 1e-6), np.float32)
+
+# %% ../../nbs/08_cells/13_synthetic.ipynb #2b906a36
 def add_spots(
     rng: Random, image: Plane, n: int, sigma: tuple[float, float], height: tuple[float, float]
 ) -> None:
@@ -43,7 +56,7 @@ def add_spots(
             np.float32
         )
 
-# %% ../../nbs/08_cells/13_synthetic.ipynb #4ab79dee
+# %% ../../nbs/08_cells/13_synthetic.ipynb #f6a36ab7
 def add_fibres(rng: Random, image: Plane, n: int, height: tuple[float, float]) -> None:
     """Add n thin, slightly bent lines across the image."""
     from scipy.ndimage import gaussian_filter
@@ -59,11 +72,11 @@ def add_fibres(rng: Random, image: Plane, n: int, height: tuple[float, float]) -
         lines[y[inside].astype(int), x[inside].astype(int)] = rng.uniform(*height)
     image += gaussian_filter(lines, rng.uniform(0.6, 2)) * 3
 
-
-def empty_field(rng: Random, shape: tuple[int, int]) -> Plane:
-    """A field (y, x) without any nucleus; noise 1, what else there is from faint to very bright."""
+# %% ../../nbs/08_cells/13_synthetic.ipynb #2b7ace7f
+def empty_light(rng: Random, shape: tuple[int, int]) -> Plane:
+    """The light (y, x) of a field without any nucleus, in units of its noise, which is not in it: from faint to very bright."""
     image = np.zeros(shape, np.float32)
-    kind = rng.random(6) < (0.5, 0.35, 0.35, 0.25, 0.3, 0.3)
+    kind = rng.random(6) < (0.4, 0.3, 0.35, 0.25, 0.5, 0.3)
     if kind[0]:
         image += smooth_field(rng, shape, rng.uniform(60, 400)) * rng.uniform(0, 30)
     if kind[1]:  # far out of focus: wider than any nucleus is sharp
@@ -72,12 +85,18 @@ def empty_field(rng: Random, shape: tuple[int, int]) -> Plane:
         add_spots(rng, image, int(rng.integers(1, 60)), (0.5, 1.6), (3, 60))
     if kind[3]:
         add_fibres(rng, image, int(rng.integers(1, 12)), (2, 30))
-    if kind[4]:
-        image += smooth_field(rng, shape, rng.uniform(10, 30)) * rng.uniform(0, 4)
+    if kind[4]:  # clouds as large as nuclei, which only the lack of edges tells from them
+        grain = float(np.exp(rng.uniform(np.log(10), np.log(120))))
+        image += haze(rng, shape, grain) * np.float32(np.exp(rng.uniform(np.log(0.3), np.log(20))))
     if kind[5]:
         hot = rng.random(shape) < rng.uniform(0, 0.002)
         image[hot] += rng.uniform(5, 200)
-    return image + rng.normal(size=shape).astype(np.float32)
+    return image
+
+# %% ../../nbs/08_cells/13_synthetic.ipynb #e0d20bb5
+def empty_field(rng: Random, shape: tuple[int, int]) -> Plane:
+    """A field (y, x) without any nucleus: `empty_light` and noise of 1."""
+    return empty_light(rng, shape) + rng.normal(size=shape).astype(np.float32)
 
 # %% ../../nbs/08_cells/13_synthetic.ipynb #452c712d
 def wobbly(rng: Random, radius: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -94,7 +113,7 @@ def wobbly(rng: Random, radius: float) -> tuple[NDArray[np.float64], NDArray[np.
 def _places(rng: Random, shape: tuple[int, int], radius: float) -> list[tuple[float, float]]:
     """Centres: alone, and in clusters whose members nearly touch."""
     area = shape[0] * shape[1]
-    n = int(area / (np.pi * radius**2) * np.exp(rng.uniform(np.log(0.03), np.log(0.9)))) + 1
+    n = int(area / (np.pi * radius**2) * np.exp(rng.uniform(np.log(0.005), np.log(0.9)))) + 1
     clustered = rng.random() < 0.6
     places: list[tuple[float, float]] = []
     while len(places) < n:

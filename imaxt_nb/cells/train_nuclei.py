@@ -7,17 +7,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .augment import MODEL_PX, TOP, as_input, augment_light, crowd, take_patch
+from imaxt_nb.cells.augment import (
+    MODEL_PX,
+    TOP,
+    as_input,
+    augment_light,
+    crowd,
+    photograph,
+    random_grain,
+    take_patch,
+    thin_out,
+)
 from .dataset import Labelled
 from .object_size import resize
 from .star import GRID, RAYS, candidates, nms, star_targets, to_labels
-from .synthetic import Plane, drawn_nuclei, empty_field
+from .synthetic import Plane, drawn_nuclei, empty_light
 from ..core.errors import BadInput, unknown_name
 from ..networks.levels import NOISE_RANGE, apply_levels, find_levels
 from ..networks.training import Example, Trained, TrainingSettings, train
@@ -25,9 +35,9 @@ from ..networks.unet import Output, UNetConfig
 from ..networks.weights import ModelCard, Weights, load_weights
 
 # %% auto #0
-__all__ = ['NUCLEI_UNET', 'EMPTY_SHARE', 'DRAWN_SHARE', 'CROWDED_SHARE', 'SCALES', 'MAX_SHRUNK_PX', 'DIST_WEIGHT', 'LIMITS',
-           'network_of', 'Prepared', 'prepare', 'star_examples', 'star_loss', 'quick_validation', 'train_nuclei',
-           'nuclei_card']
+__all__ = ['NUCLEI_UNET', 'EMPTY_SHARE', 'DRAWN_SHARE', 'CROWDED_SHARE', 'HARD_SHARE', 'SPARSE_SHARE', 'SCALES', 'MAX_SHRUNK_PX',
+           'DIST_WEIGHT', 'LIMITS', 'network_of', 'Prepared', 'prepare', 'star_examples', 'star_loss',
+           'quick_validation', 'blend', 'train_nuclei', 'nuclei_card']
 
 # %% ../../nbs/08_cells/15_train_nuclei.ipynb #922a1ca1
 NUCLEI_UNET = UNetConfig(
@@ -46,8 +56,9 @@ def network_of(model: str) -> UNetConfig:
         raise unknown_name("model", model, networks)
     return networks[model]
 
-
-EMPTY_SHARE, DRAWN_SHARE, CROWDED_SHARE = 0.1, 0.14, 0.15
+# %% ../../nbs/08_cells/15_train_nuclei.ipynb #66affd18
+EMPTY_SHARE, DRAWN_SHARE, CROWDED_SHARE = 0.13, 0.14, 0.15
+HARD_SHARE, SPARSE_SHARE = 0.3, 0.4  # of those with nuclei; of the hard ones
 SCALES = (0.4, 2.0)
 
 
@@ -112,8 +123,8 @@ def star_examples(
         shape = (settings.patch_px, settings.patch_px)
         kind = rng.random()
         if kind < EMPTY_SHARE:
-            image = empty_field(rng, shape)
-            return apply_levels(image, find_levels(image), TOP), np.zeros(shape, np.int32)
+            image, grain = empty_light(rng, shape), random_grain(rng, MODEL_PX)
+            return photograph(rng, image, 1.0, 1.0, grain), np.zeros(shape, np.int32)
         if kind < EMPTY_SHARE + DRAWN_SHARE:
             image, labels = drawn_nuclei(
                 rng, shape, MODEL_PX * np.exp(rng.uniform(*np.log(SCALES)))
@@ -122,7 +133,10 @@ def star_examples(
             image, labels = draw(rng)
             if rng.random() < CROWDED_SHARE:
                 image, labels = crowd(image, labels, *draw(rng))
-        return augment_light(rng, image, labels), labels
+        hard = rng.random() < HARD_SHARE
+        if hard and rng.random() < SPARSE_SHARE:
+            image, labels = thin_out(rng, image, labels)
+        return augment_light(rng, image, labels, hard), labels
 
     def examples(step: int) -> Example:
         made = [
@@ -186,6 +200,12 @@ def _config_of(model: Any) -> UNetConfig:
     return UNetConfig(int(model.inputs[0].shape[-1]), NUCLEI_UNET.outputs, depth, grid=grid)
 
 # %% ../../nbs/08_cells/15_train_nuclei.ipynb #20d59689
+def blend(first: Weights, second: Weights, keep: float) -> Weights:
+    """Weights between two of one network: `keep` of the first, the rest of the second."""
+    share = np.float32(keep)
+    return {name: share * first[name] + (1 - share) * second[name] for name in second}
+
+# %% ../../nbs/08_cells/15_train_nuclei.ipynb #e1f9a719
 def train_nuclei(
     training: Sequence[Labelled],
     groups: Sequence[str],
@@ -195,12 +215,17 @@ def train_nuclei(
     config: UNetConfig = NUCLEI_UNET,
     report: Callable[[str], None] = print,
     start_from: str | os.PathLike[str] = "",
+    keep: float = 0.0,
 ) -> Trained:
     """Train, or go on with, a nuclear network; the folder keeps checkpoint, settings and log.
 
     start_from : a shipped model or a folder with one, whose weights a new training begins with.
-    Raises `BadInput` where that is another network.
+    keep : share (0..1) of these in the result; the log's scores are those of the new ones alone.
+    Raises `BadInput` where that is another network, or for another share.
     """
+    if not 0 <= keep <= (1 if start_from else 0):
+        expected = "0 to 1, and 0 without start_from"
+        raise BadInput("a share of the first weights", field="keep", found=keep, expected=expected)
     examples = star_examples(prepare(training, groups), settings, config)
     check = quick_validation(validation) if validation else None
     first: Weights | None = None
@@ -208,7 +233,8 @@ def train_nuclei(
         first, card = load_weights(start_from)
         if card.config != config:
             raise BadInput("another network to start from", found=card.config, expected=config)
-    return train(config, examples, star_loss, settings, folder, check, first, report)
+    done = train(config, examples, star_loss, settings, folder, check, first, report)
+    return replace(done, weights=blend(first, done.weights, keep)) if first else done
 
 # %% ../../nbs/08_cells/15_train_nuclei.ipynb #9dc9bd0d
 LIMITS = (
@@ -216,6 +242,8 @@ LIMITS = (
     "Single planes. Projections of thick tissue, where nuclei lie over each other, come out merged or missed.",
     "The size is estimated from the image; fields with nuclei of very different sizes, or with one nucleus and much debris, can mislead it: give the diameter or the pixel size.",
     "Smooth haze is as a large nucleus seen from afar: in a field that holds nothing else it may be taken for one where the size is not given.",
+    "Nuclei under about 18 px across that rise less than three times the noise of a pixel may be missed; larger ones are found down to 1.5 times it.",
+    "Clouds or haze between nuclei, as wide as these or wider, mislead the estimate of the size: look at the outlines.",
     "Nuclei that are not star-convex (strongly lobed, fragmented, mitotic plates) are approximated or split.",
     "Outlines lie where the light has fallen by 60 % of the way to the surroundings: who counts the dim skirt of a blurred nucleus as part of it draws 1 to 2 pixels wider (the test group 256x256-a4).",
     "Confidence (prob) is how deep a pixel lies in a nucleus, not a calibrated probability of being right.",
@@ -225,18 +253,20 @@ LIMITS = (
 def nuclei_card(
     settings: TrainingSettings, table: Any, thresholds: Mapping[str, float],
     scores: Mapping[str, Any], *, version: str, data: str, licence: str, config: UNetConfig = NUCLEI_UNET,
-    start_from: str = "",
+    start_from: str = "", keep: float = 0.0,
 ) -> ModelCard:  # fmt: skip
     """The card of a trained network; `table` has the columns group and split, one row an image."""
     splits = {
         split: f"{len(some)} images of the groups {', '.join(sorted(set(some.group)))}"
         for split, some in table.groupby("split")
     }
+    shares = {"empty": EMPTY_SHARE, "drawn": DRAWN_SHARE, "crowded": CROWDED_SHARE, "hard": HARD_SHARE, "sparse of hard": SPARSE_SHARE}  # fmt: skip
+    begun = {"start_from": start_from, "keep": keep} if start_from else {}
     return ModelCard(
         "nuclei", version, "Nuclei in fluorescence images as star-convex polygons (StarDist).", config,
         object_px=MODEL_PX, thresholds={k: float(v) for k, v in thresholds.items()}, data=data,
         normalisation={"low_percent": 1.0, "high_percent": 99.8, "noise_range": NOISE_RANGE, "top": TOP,
                        "channels": "linear 0..1, asinh-compressed (gain 20)"},
         splits=splits, licence=licence, scores=dict(scores),
-        training=asdict(settings) | ({"start_from": start_from} if start_from else {}), limits=LIMITS,
+        training=asdict(settings) | {"shares of examples": shares} | begun, limits=LIMITS,
     )  # fmt: skip
