@@ -101,13 +101,13 @@ def test_noise_holds_no_nuclei(seed: int) -> None:
     assert not find_nuclei(image, nuclei_model()).labels.any()
 
 
-@pytest.mark.parametrize("diameter", [10, 18])
+@pytest.mark.parametrize("diameter", [10, 14])
 def test_a_few_faint_nuclei_are_found_in_noise(diameter: int) -> None:
-    """They rise three times the noise of a pixel: small ones are enlarged, and the grain of the noise with them."""
+    """They rise twice the noise of a pixel: enlarged images of such hide them from the network, the eye sees them."""
     rng = np.random.default_rng(5)
     image, truth = thin_out(rng, *drawn_nuclei(rng, (160, 160), diameter), most=6)
-    noisy = 100 + 30 * image / np.median(image[truth > 0]) + rng.normal(0, 10, image.shape)
-    assert f1(truth, find_nuclei(noisy, nuclei_model()).labels) > 0.7
+    noisy = 100 + 20 * image / np.median(image[truth > 0]) + rng.normal(0, 10, image.shape)
+    assert f1(truth, find_nuclei(noisy, nuclei_model(), diameter_px=diameter).labels) > 0.7
 
 
 def test_haze_debris_and_fibres_hold_hardly_any() -> None:

@@ -17,8 +17,8 @@ from .star import Candidates
 from .synthetic import Plane
 
 # %% auto #0
-__all__ = ['Detect', 'DIAMETERS_PX', 'WINDOW_PX', 'SIZE_SPREAD', 'LARGEST_PX', 'resize', 'magnification', 'windows', 'Look',
-           'polygon_areas', 'weighted_median', 'look', 'estimate_diameter']
+__all__ = ['Detect', 'DIAMETERS_PX', 'WINDOW_PX', 'SIZE_SPREAD', 'LARGEST_PX', 'LEAST_PX', 'STRONG_NOISE', 'resize',
+           'magnification', 'windows', 'Look', 'polygon_areas', 'weighted_median', 'look', 'estimate_diameter']
 
 # %% ../../nbs/08_cells/16_object_size.ipynb #9ebd7180
 Detect = Callable[[NDArray[np.float32]], Candidates]  # input (y, x, 2) to suppressed candidates
@@ -42,12 +42,18 @@ def resize(image: NDArray[Any], factor: float) -> Plane:
 
 # %% ../../nbs/08_cells/16_object_size.ipynb #1855da76
 LARGEST_PX = 30.0  # diameter that larger nuclei are shrunk to
+LEAST_PX = 9.0  # diameter that smaller nuclei are enlarged to where noise is strong
+STRONG_NOISE = 0.05  # a pixel, of levels
 
 
-def magnification(diameter_px: float, object_px: float = MODEL_PX) -> float:
-    """The factor that an image with nuclei of a diameter is scaled by before it is segmented; `object_px`: what the network was trained on."""
+def magnification(diameter_px: float, object_px: float = MODEL_PX, noise: float = 0.0) -> float:
+    """The factor that an image with nuclei of a diameter is scaled by before it is segmented.
+
+    object_px : what the network was trained on. noise : standard deviation a pixel of the image's levels.
+    """
     largest = LARGEST_PX * object_px / MODEL_PX
-    return float(np.clip(diameter_px, object_px, largest)) / diameter_px
+    smallest = LEAST_PX * object_px / MODEL_PX if noise > STRONG_NOISE else object_px
+    return float(np.clip(diameter_px, smallest, largest)) / diameter_px
 
 # %% ../../nbs/08_cells/16_object_size.ipynb #9e3b9d5f
 def windows(image: Plane, side_px: int, n: int = 2) -> list[Plane]:

@@ -149,7 +149,7 @@ def find_nuclei(
         d, _ = estimate_diameter(levels, model.detect, limits)
     if not np.isfinite(d) or not levels.any():
         return Nuclei(np.zeros(plane.shape, np.int32), join([]), d, "no nuclei")
-    small = resize(levels, magnification(d))
+    small = resize(levels, magnification(d, noise=noise_sd(levels)))
     scale = float(np.sqrt(plane.size / small.size))
     found = model.detect_in_views(as_input(small)).scaled(scale)
     labels = snap_edges(plane, to_labels(found, plane.shape), d, noise_sd(plane))

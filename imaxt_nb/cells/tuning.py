@@ -56,7 +56,8 @@ def tune_thresholds(
         plane, noise = item.image, noise_sd(item.image)
         levels = apply_levels(plane, find_levels(plane), TOP)
         d, _ = estimate_diameter(levels, model.detect)
-        small = resize(levels, magnification(d) if np.isfinite(d) else 1.0)
+        factor = magnification(d, noise=noise_sd(levels)) if np.isfinite(d) else 1.0
+        small = resize(levels, factor)
         loose = replace(model, prob=min(probs), overlap=max(overlaps)).detect(as_input(small))
         loose = loose.scaled(float(np.sqrt(levels.size / small.size)))
         for p, o in product(probs, overlaps):
