@@ -180,7 +180,8 @@ def segment_slide(
     if p.threshold:
         network = replace(network, threshold=p.threshold)
     diameter = find_diameter(network, plane, pitch, p.nucleus_um)
-    plane = replace(plane, zoom=magnification(diameter, network.object_px))
+    noise = noise_sd(sampled(replace(plane, zoom=1.0)))
+    plane = replace(plane, zoom=magnification(diameter, network.object_px, noise))
     about = {"key": key, "network": network.mark, "zoom": plane.zoom, "diameter_px": diameter, "threshold": network.threshold}  # fmt: skip
     folder = _working_folder(sample, name, about | {"tile": [network.tall, p.tile_px]})
     with lock(sample.path("images", f"{name}_nuclei")):

@@ -242,7 +242,7 @@ LIMITS = (
     "Single planes. Projections of thick tissue, where nuclei lie over each other, come out merged or missed.",
     "The size is estimated from the image; fields with nuclei of very different sizes, or with one nucleus and much debris, can mislead it: give the diameter or the pixel size.",
     "Smooth haze is as a large nucleus seen from afar: in a field that holds nothing else it may be taken for one where the size is not given.",
-    "Nuclei that rise less than twice the noise of a pixel are found mostly (at 1.5 times it one in seven is missed) and warned of; on whole slides, which are scaled otherwise, small ones in such noise are missed.",
+    "Nuclei that rise less than twice the noise of a pixel are found mostly (at 1.5 times it one in seven is missed) and warned of.",
     "Clouds or haze between nuclei, as wide as these or wider, mislead the estimate of the size: look at the outlines.",
     "Nuclei that are not star-convex (strongly lobed, fragmented, mitotic plates) are approximated or split.",
     "Outlines lie where the light has fallen by 60 % of the way to the surroundings: who counts the dim skirt of a blurred nucleus as part of it draws 1 to 2 pixels wider (the test group 256x256-a4).",
