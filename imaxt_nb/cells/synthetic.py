@@ -73,10 +73,13 @@ def add_fibres(rng: Random, image: Plane, n: int, height: tuple[float, float]) -
     image += gaussian_filter(lines, rng.uniform(0.6, 2)) * 3
 
 # %% ../../nbs/08_cells/13_synthetic.ipynb #2b7ace7f
-def empty_light(rng: Random, shape: tuple[int, int]) -> Plane:
-    """The light (y, x) of a field without any nucleus, in units of its noise, which is not in it: from faint to very bright."""
+def empty_light(rng: Random, shape: tuple[int, int], clouds: bool = True) -> Plane:
+    """The light (y, x) of a field without any nucleus, in units of its noise, which is not in it: from faint to very bright.
+
+    clouds : of any width and strength in half of the fields; else faint ones, in some.
+    """
     image = np.zeros(shape, np.float32)
-    kind = rng.random(6) < (0.4, 0.3, 0.35, 0.25, 0.5, 0.3)
+    kind = rng.random(6) < (0.5, 0.35, 0.35, 0.25, 0.5 if clouds else 0.3, 0.3)
     if kind[0]:
         image += smooth_field(rng, shape, rng.uniform(60, 400)) * rng.uniform(0, 30)
     if kind[1]:  # far out of focus: wider than any nucleus is sharp
@@ -85,7 +88,9 @@ def empty_light(rng: Random, shape: tuple[int, int]) -> Plane:
         add_spots(rng, image, int(rng.integers(1, 60)), (0.5, 1.6), (3, 60))
     if kind[3]:
         add_fibres(rng, image, int(rng.integers(1, 12)), (2, 30))
-    if kind[4]:  # clouds as large as nuclei, which only the lack of edges tells from them
+    if kind[4] and not clouds:
+        image += smooth_field(rng, shape, rng.uniform(10, 30)) * rng.uniform(0, 4)
+    elif kind[4]:  # as large as nuclei, which only the lack of edges tells from them
         grain = float(np.exp(rng.uniform(np.log(10), np.log(120))))
         image += haze(rng, shape, grain) * np.float32(np.exp(rng.uniform(np.log(0.3), np.log(20))))
     if kind[5]:
@@ -95,8 +100,8 @@ def empty_light(rng: Random, shape: tuple[int, int]) -> Plane:
 
 # %% ../../nbs/08_cells/13_synthetic.ipynb #e0d20bb5
 def empty_field(rng: Random, shape: tuple[int, int]) -> Plane:
-    """A field (y, x) without any nucleus: `empty_light` and noise of 1."""
-    return empty_light(rng, shape) + rng.normal(size=shape).astype(np.float32)
+    """A field (y, x) without any nucleus: `empty_light` without clouds and noise of 1."""
+    return empty_light(rng, shape, clouds=False) + rng.normal(size=shape).astype(np.float32)
 
 # %% ../../nbs/08_cells/13_synthetic.ipynb #452c712d
 def wobbly(rng: Random, radius: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
