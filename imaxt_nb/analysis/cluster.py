@@ -84,7 +84,7 @@ def by_size(labels: ArrayLike) -> NDArray[np.int64]:
     rank[np.lexsort((first, -counts))] = np.arange(len(counts))
     return rank[inverse]
 
-
+# %% ../../nbs/11_analysis/05_cluster.ipynb #6df98e14
 def communities(graph: AnnData, p: AnalysisParameters) -> NDArray[np.int64]:
     """Leiden's cluster (n,) of every cell of a graph, the largest is 0."""
     sc = _scanpy()
@@ -99,7 +99,7 @@ def communities(graph: AnnData, p: AnalysisParameters) -> NDArray[np.int64]:
     )
     return by_size(found.obs["leiden"].astype(int))
 
-
+# %% ../../nbs/11_analysis/05_cluster.ipynb #dcd6cf9f
 def as_clusters(labels: NDArray[np.int64]) -> pd.Categorical[Any]:
     """Cluster numbers as the ordered texts "0", "1", ... that scanpy and squidpy expect."""
     names = pd.Index([str(i) for i in range(labels.max() + 1)])
@@ -123,7 +123,7 @@ def marker_auc(values: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
         auc[g] = u / (n * m) if m else np.full(ranks.shape[1], 0.5)
     return pd.DataFrame(auc).T
 
-
+# %% ../../nbs/11_analysis/05_cluster.ipynb #b2a7e24f
 def cluster_table(
     scaled: pd.DataFrame, clusters: pd.Categorical, n_top: int = 3
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -207,7 +207,7 @@ def _grouped(found: AnnData, p: AnalysisParameters, warn: Warn) -> None:
     if len(found.obs["leiden"].cat.categories) == 1:
         warn(f"all {found.n_obs} cells are one cluster")
 
-
+# %% ../../nbs/11_analysis/05_cluster.ipynb #fb2c9ff2
 def _one_cluster(found: AnnData) -> None:
     """What a table too small for a graph gets: no edges, one cluster, everything at (0, 0)."""
     from scipy.sparse import csr_matrix
@@ -226,7 +226,7 @@ def sign(found: AnnData, p: AnalysisParameters, key: str) -> None:
     """
     found.uns["imaxt_analysis"] = {"parameters": canonical_json(p.model_dump()), "key": key}
 
-
+# %% ../../nbs/11_analysis/05_cluster.ipynb #fffe5c1c
 def summary(found: AnnData) -> dict[str, float]:
     """Metrics of a clustered table with neighbourhoods, for the run's record."""
     sizes = found.uns["clusters"]["n_cells"]

@@ -38,7 +38,7 @@ def join_neighbours(cells: AnnData, radius_um: float) -> None:
     finally:
         chatter.setLevel(level)
 
-
+# %% ../../nbs/11_analysis/06_neighbourhoods.ipynb #53222b44
 def _squidpy() -> Any:
     """squidpy, without what its import says of other packages' docstrings."""
     with warnings.catch_warnings():

@@ -110,7 +110,7 @@ def cluster_sizes(cells: AnnData, *, key: str = "leiden") -> Figure:
     ax.spines[["top", "right"]].set_visible(False)
     return fig
 
-
+# %% ../../nbs/11_analysis/09_plots.ipynb #154d7bbe
 def composition_plot(cells: AnnData, *, key: str = "leiden", most: int = 40) -> Figure:
     """What share of each region (at most `most`, in order) belongs to which cluster."""
     counts = composition(cells, key)

@@ -56,7 +56,7 @@ def scale_markers(
     scaled = (x - shift) / np.where(constant, 1, spread)
     return np.where(constant, 0, scaled).astype(np.float32)
 
-
+# %% ../../nbs/11_analysis/03_scaling.ipynb #3a2f4379
 def constant_markers(abundance: ArrayLike, names: Sequence[str]) -> list[str]:
     """The names of the columns of `abundance` that do not vary."""
     return [

@@ -41,7 +41,7 @@ def simulated_cells(n: int, *, seed: int = 0, regions: int = 3, sample: str = "d
     )
     return cells
 
-
+# %% ../../nbs/11_analysis/04_simulated.ipynb #07396fdf
 def _region(n: int, seed: int, region: int) -> SimpleNamespace:
     random = rng(seed, "cells", region)
     xy = random.uniform((0, 0), (400, 200), (n, 2))

@@ -53,7 +53,7 @@ class Measured(Protocol):
     @property
     def nucleus_means(self) -> NDArray[np.float32]: ...
 
-
+# %% ../../nbs/11_analysis/01_tables.ipynb #e4c77cbb
 def _check_region(region: str, m: Measured, n_channels: int) -> None:
     ids = np.asarray(m.table["cell_id"])
     for name in ("cell_means", "nucleus_means"):
@@ -193,7 +193,7 @@ def _assemble(
     }
     return cells
 
-
+# %% ../../nbs/11_analysis/01_tables.ipynb #fe456428
 def to_abundance(raw: ArrayLike, cofactor: float) -> NDArray[np.float32]:
     """arcsinh(raw / cofactor), float32: variance-stabilised counts."""
     return np.arcsinh(np.asarray(raw, np.float64) / cofactor).astype(np.float32)

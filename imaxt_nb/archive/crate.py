@@ -65,7 +65,7 @@ def own_files(folder: Path) -> list[Entity]:
         entities.append(e)
     return entities
 
-
+# %% ../../nbs/12_archive/14_crate.ipynb #97b3528d
 def data_entity(record: Record, file: FileInfo) -> Entity:
     """An input or product of the sample: named by its path there and its digest."""
     path = PurePosixPath(file.path)
@@ -78,7 +78,7 @@ def data_entity(record: Record, file: FileInfo) -> Entity:
         "contentSize": str(file.bytes),
     }
 
-
+# %% ../../nbs/12_archive/14_crate.ipynb #d3f63747
 def value_entity(kind: str, name: str, value: Any) -> Entity:
     """A parameter or a metric; values that JSON-LD does not know are written as JSON text."""
     plain = isinstance(value, bool | int | float | str) and value == value
@@ -101,7 +101,7 @@ def _tools(record: Record) -> list[Entity]:
     }  # fmt: skip
     return [template, library]
 
-
+# %% ../../nbs/12_archive/14_crate.ipynb #25eea343
 def _action(record: Record, used: list[Entity], made: list[Entity], tool: Entity) -> Entity:
     status = _STATUS.get(record.status, "Failed")
     action: Entity = {

@@ -38,7 +38,7 @@ def _prepare_sqlite(engine: Engine) -> None:
         writes = connection.get_execution_options().get("writes", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
-
+# %% ../../nbs/12_archive/17_database.ipynb #71a23f70
 def open_engine(url: str) -> Engine:
     """The database of a URL (`sqlite:///file`, `postgresql+psycopg://...`), tables not yet checked."""
     try:
@@ -73,7 +73,7 @@ def _alone(engine: Engine) -> AbstractContextManager[Any]:
         return FileLock(f"{file}.lock", timeout=WAIT_S)
     return nullcontext()
 
-
+# %% ../../nbs/12_archive/17_database.ipynb #cde3e417
 @contextmanager
 def _migrating(engine: Engine) -> Iterator[Connection]:
     with _alone(engine), engine.connect() as connection:
@@ -107,7 +107,7 @@ def migrate(engine: Engine) -> None:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 
-
+# %% ../../nbs/12_archive/17_database.ipynb #44c9b629
 def ready_engine(url: str) -> Engine:
     """The database of a URL with its tables at this version."""
     engine = open_engine(url)

@@ -28,7 +28,7 @@ PACKAGE = "imaxt-nb"
 def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
-
+# %% ../../nbs/12_archive/04_environment.ipynb #be2e64f4
 @cache
 def _distributions() -> dict[str, tuple[str, Path]]:
     """Version and metadata folder of every installed package; the first on the path wins."""
@@ -40,7 +40,7 @@ def _distributions() -> dict[str, tuple[str, Path]]:
             found.setdefault(_normal(name), (version, info))
     return found
 
-
+# %% ../../nbs/12_archive/04_environment.ipynb #89344e57
 def installed_packages() -> dict[str, str]:
     """Versions of all installed packages but this one, whose code counts by its content."""
     items = sorted(_distributions().items())
@@ -61,7 +61,7 @@ def _requires(name: str) -> frozenset[str]:
             found.add(_normal(re.split(r"[ ;<>=!~\[(]", line[14:].strip(), maxsplit=1)[0]))
     return frozenset(found)
 
-
+# %% ../../nbs/12_archive/04_environment.ipynb #9ec0249d
 def needed_packages(names: Iterable[str] = (PACKAGE,)) -> dict[str, str]:
     """Versions of the packages that the named ones depend on, directly or through others."""
     installed, todo, seen = installed_packages(), set(names), set()
@@ -98,7 +98,7 @@ def _git(folder: Path, *args: str) -> str | None:
         return None
     return done.stdout.strip() if done.returncode == 0 else None
 
-
+# %% ../../nbs/12_archive/04_environment.ipynb #6c6e5a1e
 @cache
 def package_info() -> PackageInfo:
     """Version of this package and, in a checkout, its commit and whether files were changed."""
@@ -113,7 +113,7 @@ def package_info() -> PackageInfo:
         git_dirty=None if changed is None else bool(changed),
     )
 
-
+# %% ../../nbs/12_archive/04_environment.ipynb #40f626f9
 @cache
 def host_info() -> HostInfo:
     """Name, platform, processors and memory of this machine."""

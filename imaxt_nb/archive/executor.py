@@ -138,7 +138,7 @@ def kernel_environment(settings: Settings) -> dict[str, str]:
     names = ("data_root", "runs_root", "templates", "dask", "environment_level")
     return {PREFIX + n.upper(): str(getattr(settings, n)) for n in names}
 
-
+# %% ../../nbs/12_archive/27_executor.ipynb #67949e1e
 class KernelStore:
     """Gives out kernels, and starts the next one ahead of time when told to."""
 

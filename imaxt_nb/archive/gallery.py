@@ -40,7 +40,7 @@ def _version() -> str:
     except PackageNotFoundError:  # run from a source tree that was never installed
         return ""
 
-
+# %% ../../nbs/12_archive/19_gallery.ipynb #66802067
 def _subject_pages(site: Site, common: dict[str, Any]) -> dict[str, str]:
     pages = {}
     for what, part in (("sample", site.samples), ("study", site.studies)):
@@ -52,7 +52,7 @@ def _subject_pages(site: Site, common: dict[str, Any]) -> dict[str, str]:
             )
     return pages
 
-
+# %% ../../nbs/12_archive/19_gallery.ipynb #7ac70cda
 def _run_page(run: SiteRun, same: list[SiteRun], common: dict[str, Any]) -> str:
     rows = [ParameterRow(n, v) for n, v in run.record.parameters.items()]
     home = subject_page(run.scope, run.subject)

@@ -42,7 +42,7 @@ def is_url(base: str) -> bool:
     """Is this a place that fsspec reaches, and not a local folder?"""
     return "://" in base
 
-
+# %% ../../nbs/12_archive/05_inventory.ipynb #44225356
 def find_products(base: str, pattern: str) -> list[str]:
     """Paths under `base` that match, sorted, without drafts; absolute ones if the pattern is."""
     if is_url(base):
@@ -80,7 +80,7 @@ def _find_remote(base: str, pattern: str) -> list[str]:
     names = [p.removeprefix(root).strip("/") for p in found]
     return sorted(n for n in names if not n.rpartition("/")[2].startswith(STAGING))
 
-
+# %% ../../nbs/12_archive/05_inventory.ipynb #bbb15a9b
 def _describe_remote(base: str, path: str) -> FileInfo:
     fs, root = _filesystem(base)
     lines, size = [], 0

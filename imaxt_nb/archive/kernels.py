@@ -43,7 +43,7 @@ class _Client(AsyncKernelClient):
 
     is_alive = _async_is_alive
 
-
+# %% ../../nbs/12_archive/21_kernels.ipynb #5fb69185
 BOOT = """\
 import sys
 sys.path.pop(0)
@@ -153,7 +153,7 @@ async def _ask(kernel: Kernel, code: str, timeout_s: float) -> dict[str, Any] | 
             return dict(reply["content"])
     return None
 
-
+# %% ../../nbs/12_archive/21_kernels.ipynb #0260f201
 async def _hears_output(kernel: Kernel) -> bool:
     try:
         await kernel.client.get_iopub_msg(timeout=0.5)
@@ -161,7 +161,7 @@ async def _hears_output(kernel: Kernel) -> bool:
         return False
     return True
 
-
+# %% ../../nbs/12_archive/21_kernels.ipynb #764b04b0
 async def _connect(kernel: Kernel, timeout_s: float) -> None:
     kernel.client = _Client()
     kernel.client.process = kernel.process
@@ -190,7 +190,7 @@ def wait_ready(kernel: Kernel, timeout_s: float = 120.0) -> None:
     if kernel.client is None:
         event_loop().run_until_complete(_connect(kernel, timeout_s))
 
-
+# %% ../../nbs/12_archive/21_kernels.ipynb #73525b68
 def run_silently(kernel: Kernel, code: str) -> None:
     """Run code of ours in a kernel; it leaves no trace in the notebook."""
     reply = event_loop().run_until_complete(_ask(kernel, code, 60.0))

@@ -27,7 +27,7 @@ def _without_docstrings(tree: ast.AST) -> ast.AST:
                 node.body = node.body[1:]
     return tree
 
-
+# %% ../../nbs/12_archive/03_keys.ipynb #036c3a34
 def digest_code(source: str) -> str:
     """Digest of Python code, blind to comments, formatting and docstrings.
 
@@ -39,7 +39,7 @@ def digest_code(source: str) -> str:
         return digest_text(source.strip())
     return digest_text(ast.dump(tree))
 
-
+# %% ../../nbs/12_archive/03_keys.ipynb #dd56632a
 def digest_cells(cells: Iterable[tuple[int, str, list[str]]]) -> str:
     """Digest of a template's code: its code cells but the parameters, which count by value."""
     parts = [digest_code(source) for _, source, tags in cells if "parameters" not in tags]
@@ -62,7 +62,7 @@ def _imports(tree: ast.AST, package: str) -> Iterator[str]:
             yield base
             yield from (f"{base}.{a.name}" for a in node.names)
 
-
+# %% ../../nbs/12_archive/03_keys.ipynb #9edecf3c
 def _read_module(path: Path, name: str) -> tuple[str, frozenset[str]]:
     """Digest and imports of a module; read once as long as the file does not change."""
     stat = path.stat()
@@ -88,7 +88,7 @@ def _file_of(name: str, roots: Mapping[str, Path]) -> Path | None:
             return path
     return None
 
-
+# %% ../../nbs/12_archive/03_keys.ipynb #7ba3cea6
 def package_roots(packages: Iterable[str], beside: Path | None = None) -> dict[str, Path]:
     """Where the packages lie, and the modules beside a template, by their top-level name."""
     roots: dict[str, Path] = {}
@@ -111,7 +111,7 @@ def _data_of(path: Path, name: str) -> dict[str, str]:
     files = (p for p in sorted(home.rglob("*")) if p.is_file() and p.suffix not in (".py", ".pyc"))
     return {f"{name}/{p.relative_to(home).as_posix()}": digest_path(p) for p in files}
 
-
+# %% ../../nbs/12_archive/03_keys.ipynb #6293e275
 def reached_modules(sources: Iterable[str], roots: Mapping[str, Path]) -> dict[str, str]:
     """Modules that code reaches by static imports, each with the digest of its code, and their data."""
     todo: set[str] = set()
@@ -148,7 +148,7 @@ def template_roots(model: str | None, template: Path) -> dict[str, Path]:
     packages = ["imaxt_nb"] + ([model.partition(".")[0]] if model else [])
     return package_roots(dict.fromkeys(packages), beside=template.parent)
 
-
+# %% ../../nbs/12_archive/03_keys.ipynb #2f4d977b
 def key_components(
     parameters: Mapping[str, Any],
     inputs: Mapping[str, str],
@@ -165,7 +165,7 @@ def key_components(
         "environment": environment,
     }
 
-
+# %% ../../nbs/12_archive/03_keys.ipynb #14782d3a
 def content_key(name: str, components: Mapping[str, str]) -> str:
     """The key of a run of template `name`: 40 hexadecimal digits."""
     return digest_text(canonical_json({"template": name, "components": dict(components)}))

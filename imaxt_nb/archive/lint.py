@@ -40,7 +40,7 @@ def _calls(source: str, name: str) -> bool:
     calls = [n.func for n in nodes if isinstance(n, ast.Call)]
     return any(name in (getattr(f, "id", None), getattr(f, "attr", None)) for f in calls)
 
-
+# %% ../../nbs/12_archive/02_lint.ipynb #1a03dacf
 def _frame(template: Template) -> Iterator[Problem]:
     cells = template.cells
     tagged = [n for n, (_, _, tags) in enumerate(cells) if "parameters" in tags]
@@ -74,7 +74,7 @@ def _parameters(template: Template) -> Iterator[Problem]:
         yield Problem(f"parameter {name} of the model is not in the parameters cell")
     yield from _defaults(template, literals)
 
-
+# %% ../../nbs/12_archive/02_lint.ipynb #ec599611
 def _defaults(template: Template, literals: dict[str, object]) -> Iterator[Problem]:
     expected, secrets = template.model().model_dump(mode="json"), template.secrets
     for name in literals.keys() & expected.keys() - set(secrets):
@@ -96,7 +96,7 @@ def _metadata(template: Template) -> Iterator[Problem]:
     if name and name != template.name:
         yield Problem(f"metadata imaxt.name is {name!r}, the file says {template.name!r}")
 
-
+# %% ../../nbs/12_archive/02_lint.ipynb #8d963198
 def _style(template: Template) -> Iterator[Problem]:
     for index, source, tags in template.cells:
         if "parameters" not in tags and (n := len(source.strip().splitlines())) > MAX_LINES:
@@ -104,7 +104,7 @@ def _style(template: Template) -> Iterator[Problem]:
         if template.notebook["cells"][index].get("outputs"):
             yield Problem("has outputs; strip them", index, False)
 
-
+# %% ../../nbs/12_archive/02_lint.ipynb #35cdc43c
 def lint(template: Template) -> list[Problem]:
     """All broken promises of a template, in the order of reading; none for a good one."""
     try:

@@ -32,7 +32,7 @@ def joined(value: Any) -> str:
         return "".join(v for v in value if isinstance(v, str))
     return value if isinstance(value, str) else ""
 
-
+# %% ../../nbs/12_archive/11_notebook_html.ipynb #ba279721
 def overwritten(text: str) -> str:
     """What remains of each line after its carriage returns, as a terminal shows it."""
     lines = (line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
@@ -58,7 +58,7 @@ def code_html(source: str) -> Markup:
 
     return Markup(highlight(source, PythonLexer(), HtmlFormatter(nowrap=True)))
 
-
+# %% ../../nbs/12_archive/11_notebook_html.ipynb #27cf625a
 @lru_cache(maxsize=1)
 def code_css() -> str:
     """Colours of code, for light and for dark screens."""
@@ -68,7 +68,7 @@ def code_css() -> str:
     dark = HtmlFormatter(style="github-dark", nobackground=True).get_style_defs(".code")
     return f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}"
 
-
+# %% ../../nbs/12_archive/11_notebook_html.ipynb #32c5780f
 def markdown_html(source: str, folder: Path, attachments: Any = None) -> Markup:
     """Markdown as HTML, with pictures from `folder` and the cell's attachments embedded."""
     from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
@@ -105,7 +105,7 @@ def _image_html(kind: str, data: Any, meta: Any, alt: str) -> Markup | None:
     )
     return Markup('<img src="data:{};base64,{}" alt="{}"{}>').format(kind, encoded, alt, size)
 
-
+# %% ../../nbs/12_archive/11_notebook_html.ipynb #2c144909
 def _svg_html(svg: str, alt: str) -> Markup:
     # as an image, a drawing cannot run scripts nor fetch anything
     encoded = base64.b64encode(svg.encode()).decode()
@@ -152,7 +152,7 @@ def output_html(output: Any, *, folder: Path = Path(), alt: str = "output") -> M
         return text_html(trace or f"{o.get('ename')}: {o.get('evalue')}", "text error")
     return bundle_html(o.get("data"), o.get("metadata"), folder=folder, alt=alt)
 
-
+# %% ../../nbs/12_archive/11_notebook_html.ipynb #2dddc093
 def merged_streams(outputs: Any) -> list[Any]:
     """Outputs with neighbouring pieces of the same stream joined: a long log is one block."""
     merged: list[Any] = []
@@ -183,7 +183,7 @@ class CellView:
     failed: bool = False
     outputs: list[Markup] = field(default_factory=list)
 
-
+# %% ../../nbs/12_archive/11_notebook_html.ipynb #27bcccfd
 def notebook_cells(notebook: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The cells of a notebook; what is no cell counts as an empty one, so that indices hold."""
     cells = notebook.get("cells")
@@ -196,7 +196,7 @@ def cell_tags(cell: Mapping[str, Any]) -> list[str]:
     tags = meta.get("tags") if isinstance(meta, Mapping) else None
     return [t for t in tags if isinstance(t, str)] if isinstance(tags, list) else []
 
-
+# %% ../../nbs/12_archive/11_notebook_html.ipynb #39ae4f34
 def _is_blank(output: Any) -> bool:
     """A stream that shows nothing, as a progress bar leaves when it wipes itself."""
     o = output if isinstance(output, Mapping) else {}
@@ -224,7 +224,7 @@ def cell_view(index: int, cell: Mapping[str, Any], folder: Path, seconds: float 
     lines = source.count("\n") + 1
     return CellView(index, "code", code_html(source), _label(cell), lines, seconds, failed, shown)
 
-
+# %% ../../nbs/12_archive/11_notebook_html.ipynb #5e5f1f74
 def cell_views(
     notebook: Mapping[str, Any], folder: Path = Path(), seconds: Mapping[int, float] | None = None
 ) -> list[CellView]:

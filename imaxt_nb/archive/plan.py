@@ -62,7 +62,7 @@ def _environment(record: Record, prepared: Prepared) -> Iterator[str]:
             if (before := old.packages.get(name, "none")) != version:
                 yield f"environment: {name} {before} -> {version}"
 
-
+# %% ../../nbs/12_archive/29_plan.ipynb #1023e217
 def changes(record: Record, prepared: Prepared) -> list[str]:
     """What differs between an earlier run and a request, component by component."""
     inputs = {f.path: f.digest for f in prepared.inputs}
@@ -122,7 +122,7 @@ class Row:
             or _meet(self.writes, earlier.reads + earlier.optional)
         )
 
-
+# %% ../../nbs/12_archive/29_plan.ipynb #8ab2942f
 def _meet(one: Sequence[str], other: Sequence[str]) -> bool:
     return any(overlap(a, b) for a in one for b in other)
 
@@ -154,7 +154,7 @@ def _missing_input(row: Row, earlier: Sequence[Row], settings: Settings) -> BadI
             return e
     return None
 
-
+# %% ../../nbs/12_archive/29_plan.ipynb #6782c426
 def check(requests: Sequence[Request], settings: Settings) -> list[Row]:
     """The rows of a batch; those whose input is missing carry the problem, the others can run.
 
@@ -196,7 +196,7 @@ class PlanItem:
         """As plain values, for a script."""
         return asdict(self)
 
-
+# %% ../../nbs/12_archive/29_plan.ipynb #c3759350
 def plan(requests: Sequence[Request], settings: Settings | None = None) -> list[PlanItem]:
     """What a batch would do now; nothing is started."""
     settings = settings or load_settings()

@@ -60,7 +60,7 @@ class Request:
         """As plain values, for another process."""
         return asdict(self) | {"parameters": dict(self.parameters)}
 
-
+# %% ../../nbs/12_archive/06_prepare.ipynb #f939e0f5
 def data_folder(template: Template, subject: str, settings: Settings) -> str:
     """Where the patterns of a template start: the sample's folder, or the data root for a study."""
     if template.metadata.scope == "study":
@@ -104,7 +104,7 @@ def _check_subject(template: Template, subject: str, settings: Settings) -> None
     known = ", ".join(n for n in there if not n.startswith(".")) or "none"
     raise BadInput(f"there is no sample {subject!r}", file=base, expected=f"one of: {known}")
 
-
+# %% ../../nbs/12_archive/06_prepare.ipynb #4488762c
 def _missing(template: Template, pattern: str, base: str, settings: Settings) -> BadInput:
     """The error for an input that is not there: who would write it?"""
     writers = []
@@ -119,7 +119,7 @@ def _missing(template: Template, pattern: str, base: str, settings: Settings) ->
     by = f"; written by {', '.join(writers)}" if writers else ""
     return BadInput(f"template {template.name} needs {pattern}, which is not there{by}", file=base)
 
-
+# %% ../../nbs/12_archive/06_prepare.ipynb #9538d0e1
 def overlap(one: str, other: str) -> bool:
     """May two patterns name the same product, or one a part of the other's?
 
@@ -167,7 +167,7 @@ class Prepared:
     components: dict[str, str]
     key: str
 
-
+# %% ../../nbs/12_archive/06_prepare.ipynb #f6a8b933
 def prepare(request: Request, settings: Settings | None = None) -> Prepared:
     """Resolve and digest all that a run depends on, without starting anything."""
     settings = settings or load_settings()
@@ -209,7 +209,7 @@ def records_of(folder: Path, key: str | None = None) -> list[tuple[Record, Path]
             found.append((record, path.parent))
     return found
 
-
+# %% ../../nbs/12_archive/06_prepare.ipynb #d5df4c74
 def changed_output(record: Record, base: str, known: Known | None = None) -> str | None:
     """What happened to the first product that is no longer what the run wrote, or None."""
     for product in record.outputs:

@@ -35,7 +35,7 @@ def status_sign(status: str) -> str:
     """One character that stands for a status."""
     return _STATUS.get(status, ("?", "warn"))[0]
 
-
+# %% ../../nbs/12_archive/10_presentation.ipynb #08ec157e
 def status_tone(status: str) -> str:
     """CSS class of a status: good, bad, warn, busy or idle."""
     return _STATUS.get(status, ("?", "warn"))[1]
@@ -53,7 +53,7 @@ def seconds_text(seconds: float | None) -> str:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
-
+# %% ../../nbs/12_archive/10_presentation.ipynb #84fad595
 def bytes_text(size: float | None) -> str:
     """A size in decimal units: `812 B`, `1.5 MB`."""
     if size is None:
@@ -144,7 +144,7 @@ def page_environment() -> Environment:
     env.filters.update(_FILTERS)
     return env
 
-
+# %% ../../nbs/12_archive/10_presentation.ipynb #34cd2120
 @lru_cache(maxsize=8)
 def asset(name: str) -> str:
     """The text of a file in `archive/assets`."""

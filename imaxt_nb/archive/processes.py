@@ -46,7 +46,7 @@ def _is_marked(process: psutil.Process, mark: str) -> bool:
     except (psutil.Error, OSError):
         return False
 
-
+# %% ../../nbs/12_archive/20_processes.ipynb #86c445ef
 def family(pid: int) -> list[psutil.Process]:
     """A process and its descendants."""
     try:
@@ -60,7 +60,7 @@ def marked(mark: str) -> list[psutil.Process]:
     """Processes of this machine that carry the mark, wherever they went."""
     return [p for p in psutil.process_iter() if _is_marked(p, mark)]
 
-
+# %% ../../nbs/12_archive/20_processes.ipynb #e226500c
 def memory_mb(pid: int) -> float:
     """Resident memory of a process and its descendants in MB (2**20 bytes)."""
     total = 0
@@ -91,7 +91,7 @@ def kill_all(mark: str, pid: int | None = None, patience_s: float = 10.0) -> lis
         psutil.wait_procs(list(rest.values()), timeout=0.5)
     return sorted(killed)
 
-
+# %% ../../nbs/12_archive/20_processes.ipynb #958f82b4
 def _is_alive(process: psutil.Process) -> bool:
     try:
         return process.status() != psutil.STATUS_ZOMBIE

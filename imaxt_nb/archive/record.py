@@ -54,7 +54,7 @@ class FileInfo(_Part):
     digest: str
     bytes: int
 
-
+# %% ../../nbs/12_archive/00_record.ipynb #8eb756e6
 class LibraryInfo(_Part):
     """The modules of the library that the template reaches, each with the digest of its code."""
 
@@ -77,7 +77,7 @@ class PackageInfo(_Part):
     git_commit: str | None = None
     git_dirty: bool | None = None
 
-
+# %% ../../nbs/12_archive/00_record.ipynb #f90c1ff1
 class Weights(_Part):
     """A trained model that the run used."""
 
@@ -100,7 +100,7 @@ class CellTime(_Part):
     index: int
     seconds: float
 
-
+# %% ../../nbs/12_archive/00_record.ipynb #e4557abe
 class Timings(_Part):
     """Where the wall time went, in seconds."""
 

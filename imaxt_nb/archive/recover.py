@@ -37,14 +37,14 @@ def _age(path: Path) -> float:
     except OSError:
         return float("inf")
 
-
+# %% ../../nbs/12_archive/26_recover.ipynb #9fc67019
 def _request(folder: Path) -> dict[str, Any] | None:
     try:
         return dict(json.loads((folder / REQUEST_FILE).read_text("utf-8")))
     except (OSError, ValueError):
         return None
 
-
+# %% ../../nbs/12_archive/26_recover.ipynb #b52aa622
 def is_abandoned(folder: Path) -> bool:
     """Has the supervisor of a staged run vanished?"""
     request = _request(folder)

@@ -40,7 +40,7 @@ class ParameterRow:
         """Whether the value is not the default; unknown counts as unchanged."""
         return self.has_default and self.value != self.default
 
-
+# %% ../../nbs/12_archive/13_report.ipynb #0e6f5d35
 def _literal(node: ast.expr | None) -> Any:
     try:
         value = ast.literal_eval(node) if node is not None else None

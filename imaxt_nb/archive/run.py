@@ -37,7 +37,7 @@ def append_log(folder: Path, event: str, **data: Any) -> None:
     finally:
         os.close(handle)
 
-
+# %% ../../nbs/12_archive/07_run.ipynb #fea6ab88
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """The events of a run so far; a last line cut short by a crash is left out."""
     found = []
@@ -107,7 +107,7 @@ def _metric(name: str, value: Any) -> float | int | str:
 def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
-
+# %% ../../nbs/12_archive/07_run.ipynb #73a76ac3
 def _compare(request: Mapping[str, Any], values: Mapping[str, Any]) -> None:
     """Raise unless every requested parameter has the requested value."""
     wrong = []
@@ -121,7 +121,7 @@ def _compare(request: Mapping[str, Any], values: Mapping[str, Any]) -> None:
     if wrong:
         raise UsageError(f"parameters in force are not the requested ones: {'; '.join(wrong)}")
 
-
+# %% ../../nbs/12_archive/07_run.ipynb #c1b4b1cb
 def begin_run(values: Mapping[str, Any], template: str | None = None) -> Run:
     """Begin a template's run; `values` is `locals()` of the cell after the parameters.
 
@@ -151,7 +151,7 @@ def _name_of_this_notebook() -> str | None:
         return None
     return metadata.get("imaxt", {}).get("name")
 
-
+# %% ../../nbs/12_archive/07_run.ipynb #4c7adf26
 def _begin_by_hand(values: Mapping[str, Any], name: str | None) -> Run:
     from imaxt_nb.archive.templates import find_templates, get_template
     from imaxt_nb.core.settings import load_settings

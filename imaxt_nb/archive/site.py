@@ -176,7 +176,7 @@ class MetricsTable:
     names: list[str]
     runs: list[SiteRun]
 
-
+# %% ../../nbs/12_archive/15_site.ipynb #d78ac0cf
 def metrics_tables(*parts: Matrix) -> list[MetricsTable]:
     """One table a step, of those that measured anything."""
     tables = []
@@ -206,7 +206,7 @@ class Site:
         """How many runs there are of each status, most frequent first."""
         return dict(Counter(r.status for r in self.runs).most_common())
 
-
+# %% ../../nbs/12_archive/15_site.ipynb #0f73f573
 def run_folders(runs_root: Path) -> list[Path]:
     """Folders `<subject>/<step>/<run id>` that hold a record, in order; drafts are left out."""
     found = []

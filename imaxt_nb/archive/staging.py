@@ -177,7 +177,7 @@ def absorb_log(record: Record, folder: Path) -> bool:
     record.warnings, record.weights = warnings, weights
     return finished
 
-
+# %% ../../nbs/12_archive/24_staging.ipynb #663d168b
 def is_full(error: BaseException) -> bool:
     """Was this a disk, or a quota, that is full?"""
     full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

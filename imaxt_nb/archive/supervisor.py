@@ -44,7 +44,7 @@ class Ending:
     reason: str | None = None
     error: ErrorInfo | None = None
 
-
+# %% ../../nbs/12_archive/25_supervisor.ipynb #4b32c2a1
 def judge(
     problem: BaseException | None, verdict: Verdict | None, exit_code: int | None, finished: bool
 ) -> Ending:
@@ -66,7 +66,7 @@ def judge(
         return Ending("failed", f"the kernel ended by itself with exit code {exit_code}")
     return Ending("failed", f"{type(problem).__name__}: {problem}")
 
-
+# %% ../../nbs/12_archive/25_supervisor.ipynb #38aa0394
 def cell_error(problem: BaseException) -> ErrorInfo | None:
     """What a cell raised, if that was the problem."""
     if type(problem).__name__ != "PapermillExecutionError":
@@ -84,7 +84,7 @@ class Execution:
     exit_code: int | None
     finished: bool
 
-
+# %% ../../nbs/12_archive/25_supervisor.ipynb #8590d313
 class CellLog:
     """Listens to cells: writes the run's log, keeps the times, tells the caller."""
 
@@ -224,7 +224,7 @@ def _enter_catalogue(staged: Staged, settings: Settings) -> None:
         lambda: _catalogue(settings.catalogue_url).add(staged.record, where),
     )
 
-
+# %% ../../nbs/12_archive/25_supervisor.ipynb #7ebfcb80
 def _warn_if_it_fails(record: Record, what: str, act: Callable[[], None]) -> None:
     try:
         act()

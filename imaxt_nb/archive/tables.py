@@ -34,7 +34,7 @@ class UtcTime(TypeDecorator[datetime]):
     def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:
         return value.replace(tzinfo=UTC) if value else None
 
-
+# %% ../../nbs/12_archive/16_tables.ipynb #5e4e2c00
 class Base(DeclarativeBase):
     """Constraints get names of a fixed pattern, so that migrations can find them again."""
 
@@ -96,7 +96,7 @@ class ParameterRow(_OfRun, Base):
     name: Mapped[str] = mapped_column(index=True)
     value: Mapped[str]
 
-
+# %% ../../nbs/12_archive/16_tables.ipynb #3a686e81
 class MetricRow(_OfRun, Base):
     """A metric: its number when it is a finite one, and its text always."""
 
@@ -105,7 +105,7 @@ class MetricRow(_OfRun, Base):
     number: Mapped[float | None]
     text: Mapped[str]
 
-
+# %% ../../nbs/12_archive/16_tables.ipynb #b045923e
 class FileRow(_OfRun, Base):
     """An input or output (`role`) of a run, by path within the sample and digest."""
 
@@ -131,7 +131,7 @@ def _metric(name: str, value: Any) -> MetricRow:
 def _file(role: str, f: FileInfo) -> FileRow:
     return FileRow(role=role, path=f.path, digest=f.digest, bytes=f.bytes)
 
-
+# %% ../../nbs/12_archive/16_tables.ipynb #dd88b90e
 def run_row(record: Record, folder: str) -> RunRow:
     """The rows of a run, from its record; `folder` relative to the root of the runs."""
     r = record

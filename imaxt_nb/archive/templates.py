@@ -83,7 +83,7 @@ class Assignment:
     value: Any
     comment: str
 
-
+# %% ../../nbs/12_archive/01_templates.ipynb #bdd396f8
 def read_literals(source: str) -> list[Assignment]:
     """The annotated literals of a parameters cell; `UsageError` for anything else in it."""
     found: list[Assignment] = []
@@ -97,7 +97,7 @@ def read_literals(source: str) -> list[Assignment]:
         found.append(_literal(node, source))
     return found
 
-
+# %% ../../nbs/12_archive/01_templates.ipynb #b9f1fc83
 def _literal(node: ast.stmt, source: str) -> Assignment:
     where = f"parameters cell, line {node.lineno}: {ast.unparse(node)!r}"
     if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
@@ -236,7 +236,7 @@ def _files(root: Path) -> Iterator[tuple[str, Path]]:
         if (m := _FILE.fullmatch(path.name)) and not path.parent.name.startswith("."):
             yield f"{path.parent.name}/{m['step']}", path
 
-
+# %% ../../nbs/12_archive/01_templates.ipynb #b06e93da
 def find_templates(root: str | Path) -> dict[str, Template]:
     """The templates of a folder by name, in the order of modality and number."""
     found: dict[str, Template] = {}
@@ -246,7 +246,7 @@ def find_templates(root: str | Path) -> dict[str, Template]:
         found[name] = Template(name, path)
     return found
 
-
+# %% ../../nbs/12_archive/01_templates.ipynb #a167993e
 def get_template(root: str | Path, name: str) -> Template:
     """One template; an unknown name is an error that lists those there are."""
     found = find_templates(root)

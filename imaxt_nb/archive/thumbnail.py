@@ -41,7 +41,7 @@ def _pictures(cell: Mapping[str, Any]) -> Iterator[Image]:
                     continue  # damaged: another output may do
                 yield picture
 
-
+# %% ../../nbs/12_archive/12_thumbnail.ipynb #5f6a1cbb
 def find_picture(notebook: Mapping[str, Any]) -> Image | None:
     """The picture that stands for a run: of the cell tagged `thumbnail`, else the last one."""
     cells = notebook_cells(notebook)

@@ -45,7 +45,7 @@ def _record(row: Row, settings: Settings, outcome: Outcome) -> Record:
         started_at=utc_now(),
     )
 
-
+# %% ../../nbs/12_archive/31_unstarted.ipynb #b934c729
 def archive_unstarted(row: Row, settings: Settings, outcome: Outcome) -> Outcome:
     """Leave a small record of a row that was not started; the outcome with its folder.
 

@@ -33,7 +33,7 @@ class Watched(Protocol):
     def memory_mb(self) -> float: ...
     def kill(self) -> None: ...
 
-
+# %% ../../nbs/12_archive/22_watchdog.ipynb #00bef980
 @dataclass
 class Cancellation:
     """A wish to stop, with its reason; set from any thread."""
@@ -47,7 +47,7 @@ class Cancellation:
             self.reason = reason
             self.event.set()
 
-
+# %% ../../nbs/12_archive/22_watchdog.ipynb #cc4e144f
 @dataclass(frozen=True)
 class Verdict:
     """Why the watchdog ended a kernel."""

@@ -48,7 +48,7 @@ class Line:
             except (BrokenPipeError, ValueError):
                 pass
 
-
+# %% ../../nbs/12_archive/28_worker.ipynb #cbdcc8a3
 def own_stdout() -> IO[str]:
     """The standard output for us alone; what others print goes to the error stream."""
     ours = os.fdopen(os.dup(1), "w", encoding="utf-8")

@@ -24,7 +24,7 @@ def running_median(
     groups = [g for g in np.array_split(np.argsort(x), bins) if len(g)]
     return np.array([np.median(x[g]) for g in groups]), np.array([np.median(y[g]) for g in groups])
 
-
+# %% ../../nbs/06_beads/52_accuracy.ipynb #cdd1dafb
 def plot_centre_errors(
     snr: NDArray[Any],
     error_um: NDArray[Any],

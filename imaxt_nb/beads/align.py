@@ -43,7 +43,7 @@ def _normal(
     mean = (member.T @ (w * x)) / np.maximum(per_bead, 1e-30)
     return matrix.toarray(), weighted.T @ (x - mean[bead])
 
-
+# %% ../../nbs/06_beads/21_align.ipynb #c2d4b946
 def _walk(z: NDArray[Any], step: NDArray[Any], n: int, k: int) -> NDArray[np.float64]:
     """Precision of a random walk of `step` (k,) per unit of z between neighbouring sections."""
     matrix = np.zeros((n * k, n * k))
@@ -287,7 +287,7 @@ def _alignment(
         np.array([d[0] for d in drift]), np.array([d[1] for d in drift]),
     )  # fmt: skip
 
-
+# %% ../../nbs/06_beads/21_align.ipynb #09418887
 def _errors(cov: NDArray[Any]) -> NDArray[np.float64]:
     """Of each section against the mean of all."""
     n = len(cov)

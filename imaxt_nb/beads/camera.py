@@ -30,7 +30,7 @@ def _running_mean(counts: NDArray[np.float32]) -> NDArray[np.float32]:
     ]
     return np.where(sums[1] > 1 - 1e-6, sums[0], np.nan).astype(np.float32)
 
-
+# %% ../../nbs/06_beads/03_camera.ipynb #56a98354
 def variance_by_brightness(image: NDArray[Any]) -> NDArray[np.float64]:
     """(bins, 3): mean, variance of a pixel, pixels; of an image (..., y, x), pixels that are not numbers left out."""
     counts = np.asarray(image, dtype=np.float32)
@@ -58,7 +58,7 @@ def _low(slopes: NDArray[Any], pixels: NDArray[Any], share: float = 0.3) -> floa
     total = np.cumsum(pixels[order])
     return float(slopes[order[np.searchsorted(total, share * total[-1])]]) if len(order) else 0.0
 
-
+# %% ../../nbs/06_beads/03_camera.ipynb #d727a817
 def estimate_camera(image: NDArray[Any]) -> Camera:
     """Gain, read noise and offset of an image (..., y, x) in its counts; `Camera()` scaled to the variance where brightness does not vary."""
     bins = variance_by_brightness(image)

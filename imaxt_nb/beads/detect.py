@@ -31,7 +31,7 @@ def radii_px(pixel_um: float, radii_um: tuple[float, float] = RADII_UM) -> NDArr
     n = int(np.ceil(np.log(radii_um[1] / radii_um[0]) / np.log(1.15))) + 1
     return np.geomspace(*radii_um, n) / pixel_um
 
-
+# %% ../../nbs/06_beads/10_detect.ipynb #2ba13486
 def reach_px(pixel_um: float, radii_um: tuple[float, float] = RADII_UM) -> int:
     """How far a pixel's answer depends on others: the overlap that blocks need."""
     return int(np.ceil(4 * radii_um[1] / pixel_um / np.sqrt(2))) + 4 + FILL_PX
@@ -57,7 +57,7 @@ def _responses(soft: NDArray[np.float32], radii: NDArray[Any]) -> NDArray[np.flo
         out[k] = ndimage.gaussian_laplace(soft, s, mode="nearest", truncate=4.0) * (-(s**2) / 0.736)
     return out
 
-
+# %% ../../nbs/06_beads/10_detect.ipynb #709232ae
 def noise_of(image: NDArray[Any]) -> float:
     """Standard deviation of the square root of the image from pixel to pixel: robust, from differences; NaN left out."""
     soft = np.sqrt(np.maximum(image, 0).astype(np.float32))
@@ -210,7 +210,7 @@ def paint(beads: NDArray[Any], shape: tuple[int, int], pixel_um: float) -> NDArr
         depth[rows, columns][better] = inside[better]
     return labels
 
-
+# %% ../../nbs/06_beads/10_detect.ipynb #c4771e6b
 def from_labels(labels: NDArray[Any], pixel_um: float) -> NDArray[np.float64]:
     """(n, 3): x, y, radius (of equal area) in um of every label, in their order."""
     ids, area = np.unique(labels, return_counts=True)
@@ -220,7 +220,7 @@ def from_labels(labels: NDArray[Any], pixel_um: float) -> NDArray[np.float64]:
     centre = np.array(ndimage.center_of_mass(labels > 0, labels, ids))
     return np.column_stack([centre[:, ::-1], np.sqrt(area / np.pi)]) * pixel_um
 
-
+# %% ../../nbs/06_beads/10_detect.ipynb #d2ea89df
 def classical(pixel_um: float, **options: Any) -> Detector:
     """The detector of this page as a callable from image to labels."""
 

@@ -182,7 +182,7 @@ def left(theta: NDArray, guess: NDArray, prior: NDArray) -> bool:
     gone = np.hypot(theta[0] - guess[0], theta[1] - guess[1]) > 0.25 * np.sqrt(guess[2]) + 3
     return bool(gone or theta[2] + theta[3] ** 2 > 0.98 * (prior[0] + LARGEST * prior[1]) ** 2)
 
-
+# %% ../../nbs/06_beads/05_fit.ipynb #970f58e6
 @njit
 def _around(
     n: NDArray, allowed: NDArray, guess: NDArray, optics: NDArray, pixel: NDArray, floor: float

@@ -32,7 +32,7 @@ class Camera:
             found = f"gain {self.gain}, read noise {self.read_noise}"
             raise BadInput("not a camera", found=found, expected="gain > 0, read noise >= 0")
 
-
+# %% ../../nbs/06_beads/01_likelihood.ipynb #21c6074a
 @dataclass(frozen=True)
 class RadiusPrior:
     """What is known of the beads' radius R: mean and standard deviation in um."""
@@ -56,7 +56,7 @@ def photons(theta: NDArray, optics: NDArray, shape: Any, pixel: NDArray) -> NDAr
             out[i, j] = theta[5] + theta[4] * at_distance(rho, start, step, table)[0]
     return out
 
-
+# %% ../../nbs/06_beads/01_likelihood.ipynb #9a912f66
 @njit
 def _prior(theta: NDArray, prior: NDArray, fisher: NDArray, score: NDArray) -> float:
     """Adds the priors on R = sqrt(q + u^2), and on u, which is even over a sphere; returns their -log."""

@@ -55,7 +55,7 @@ def bessel_i0e(x: float) -> float:
     p = 0.39894228 + t * (0.01328592 + t * (0.00225319 + t * (-0.00157565 + t * s)))
     return p / np.sqrt(x)
 
-
+# %% ../../nbs/06_beads/00_model.ipynb #58cddc12
 @njit
 def bessel_i1e(x: float) -> float:
     """exp(-x) I1(x) for x >= 0."""
@@ -143,7 +143,7 @@ def _add_disc(
         table[k, 2] += slope
         table[k, 3] += 2 * zeta * slope
 
-
+# %% ../../nbs/06_beads/00_model.ipynb #ef402f24
 @njit
 def _integrate(table: NDArray, step: float) -> None:
     """Column 0 from its first value and column 1: fourth order, the slope being odd about rho = 0."""

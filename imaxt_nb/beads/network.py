@@ -53,7 +53,7 @@ def answer(
     known = np.isfinite(plane[np.ix_(rows, columns)])
     return seen["bead"][..., 0] * known, seen["depth"][..., 0] * known
 
-
+# %% ../../nbs/06_beads/14_network.ipynb #4b922125
 def propose(
     model: keras.Model, config: UNetConfig, plane: NDArray[Any], tile_px: int = 1024
 ) -> NDArray[np.float64]:

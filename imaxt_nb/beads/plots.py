@@ -97,7 +97,7 @@ def _stamp(
     rows, columns = np.mgrid[r0 : r0 + pixels.shape[0], c0 : c0 + pixels.shape[1]]
     return pixels, np.hypot(columns * px - x, rows * py - y)
 
-
+# %% ../../nbs/06_beads/50_plots.ipynb #4352545d
 def _rings(
     rho: NDArray[Any], values: NDArray[Any], width: float
 ) -> tuple[NDArray[Any], NDArray[Any]]:

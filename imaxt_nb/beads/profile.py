@@ -42,7 +42,7 @@ def _stamp(image: NDArray, bead: NDArray, pixel: NDArray, camera: NDArray) -> An
             n[i, j] = (value - camera[2]) / camera[0] if allowed[i, j] else 0.0
     return n, allowed, r0, c0
 
-
+# %% ../../nbs/06_beads/02_profile.ipynb #bdb365f7
 @njit
 def _fit_all(
     image: NDArray, beads: NDArray, n_fit: int, first: NDArray, neighbours: NDArray,

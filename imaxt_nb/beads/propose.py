@@ -32,7 +32,7 @@ def _summits(
     flooded = reconstruction(np.maximum(hill - RISE, 0), hill)
     return ndimage.label((hill - flooded > 0.999 * RISE) & (hill > HIGH), np.ones((3, 3)))
 
-
+# %% ../../nbs/06_beads/13_propose.ipynb #0192df8e
 def basins(bead: NDArray[np.float32], depth: NDArray[np.float32]) -> NDArray[np.int32]:
     """Labels (y, x) of discs, from the probability of a bead and the depth in it, both (y, x)."""
     from skimage.segmentation import watershed
@@ -67,7 +67,7 @@ def _parabola(
         (float(y.mean() + cy), float(x.mean() + cx), float(np.sqrt(square))) if square > 0 else None
     )
 
-
+# %% ../../nbs/06_beads/13_propose.ipynb #ac5dc906
 def discs_of(
     labels: NDArray[np.int32], bead: NDArray[np.float32], depth: NDArray[np.float32]
 ) -> NDArray[np.float64]:

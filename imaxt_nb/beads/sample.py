@@ -117,7 +117,7 @@ class Cube:
         seen = self.confidence.levels[level][z].rechunk(pixels.chunks) > 0
         return da.where(seen, pixels, np.float32(np.nan))
 
-
+# %% ../../nbs/06_beads/40_sample.ipynb #16b70c01
 def open_cube(sample: Sample, name: str) -> Cube:
     """The image (c, z, y, x) of the sample, with `<name>_confidence`."""
     image, trust = sample.image(name), f"{name}_confidence"
@@ -143,7 +143,7 @@ def bead_channel(cube: Cube, p: BeadParameters) -> int:
         np.argmax([_prominence(plane, cube.image.pixel_um[-1] * 2**level, p) for plane in planes])
     )
 
-
+# %% ../../nbs/06_beads/40_sample.ipynb #b96c8f9c
 def _prominence(plane: NDArray[Any], pixel_um: float, p: BeadParameters) -> float:
     """Mean contrast of the foremost candidates over the noise, a missing one counting 0."""
     noise = noise_of(plane)
@@ -154,7 +154,7 @@ def _prominence(plane: NDArray[Any], pixel_um: float, p: BeadParameters) -> floa
     )
     return float(found[:FOREMOST, 3].sum() / FOREMOST / noise)
 
-
+# %% ../../nbs/06_beads/40_sample.ipynb #088c1bef
 def _middle(image: Image) -> int:
     """The z of the middle one of the planes that are there."""
     there = [row["z"] for row in planes_of(image) if row["status"] != "absent"]
@@ -232,7 +232,7 @@ def _planes(
             parts.append(table)
     return parts
 
-
+# %% ../../nbs/06_beads/40_sample.ipynb #81e9f66b
 def joined(parts: list[pd.DataFrame], origin_um: NDArray[np.float64]) -> pd.DataFrame:
     """One table of all planes: moved by `origin_um` (x, y), with bead_id, track_id, and `sphere_z_um`, `sphere_radius_um` of tracks."""
     import pandas as pd

@@ -34,7 +34,7 @@ class PlaneLevels:
         value = np.arcsinh((root - np.float32(self.background)) / np.float32(4 * self.noise)) / 4
         return np.stack([np.where(known, value, 0), known], -1).astype(np.float32)
 
-
+# %% ../../nbs/06_beads/12_targets.ipynb #a53c8b83
 BRIGHT_PERCENT, MOST = 99.5, 20.0
 
 
@@ -63,7 +63,7 @@ def disc_depth(discs: NDArray[Any], shape: tuple[int, int], grid: int = 1) -> ND
         )
     return depth
 
-
+# %% ../../nbs/06_beads/12_targets.ipynb #b0f2b240
 def targets(
     discs: NDArray[Any], sure: NDArray[np.bool_], seen: NDArray[np.bool_], grid: int
 ) -> dict[str, NDArray[np.float32]]:
@@ -95,7 +95,7 @@ def turned(
         image, discs = image.T, discs[:, [1, 0, 2]]
     return image, discs
 
-
+# %% ../../nbs/06_beads/12_targets.ipynb #15d8ea75
 def example(
     view: View, k: int, patch_px: int, grid: int, draw: np.random.Generator
 ) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:

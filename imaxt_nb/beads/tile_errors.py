@@ -41,7 +41,7 @@ def with_tiles(
         error[good] = np.nan_to_num(here[["x_err_um", "y_err_um"]].to_numpy(float)[nearest])
     return beads.assign(tile=number, x_tile_err_um=error[:, 0], y_tile_err_um=error[:, 1])
 
-
+# %% ../../nbs/06_beads/31_tile_errors.ipynb #d0552e3c
 def tile_errors(sample: Sample, modality: str, beads: pd.DataFrame) -> pd.DataFrame:
     """`with_tiles` of the sample's tables and raw tiles; without them no bead has a tile."""
     import pandas as pd

@@ -57,7 +57,7 @@ def _mutual(a: NDArray[Any], b: NDArray[Any], reach: float) -> tuple[NDArray[Any
     mine = mine[back[theirs[mine]] == mine]
     return mine, theirs[mine]
 
-
+# %% ../../nbs/06_beads/20_tracks.ipynb #793cba1d
 def find_tracks(table: pd.DataFrame, *, reach_um: float = REACH_UM) -> NDArray[np.int64]:
     """The track of every row, -1 for detections that are in one physical section only.
 

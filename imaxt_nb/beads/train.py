@@ -61,7 +61,7 @@ def compare(
     good = (gap < discs[None, :, 2] + 1).any(1) if len(discs) else np.zeros(len(found), bool)
     return int(wanted.sum()), int((wanted & hit).sum()), len(found), int((~good).sum())
 
-
+# %% ../../nbs/06_beads/15_train.ipynb #2d06b842
 def score(
     model: keras.Model, view: View, fields: int, seed: int, config: UNetConfig = CONFIG
 ) -> dict[str, float]:
@@ -94,7 +94,7 @@ def _read(path: Path) -> NDArray[Any]:
         raise BadInput("not an image (y, x)", file=path, found=data.shape)
     return data
 
-
+# %% ../../nbs/06_beads/15_train.ipynb #81bdabfa
 @dataclass(frozen=True)
 class Labelled:
     """Images float32 (y, x) on the network's pixels, and their discs (n, 3): row, column, radius in px."""

@@ -140,7 +140,7 @@ def _layers(sample: Sample, image: Image, table: pd.DataFrame, voxel_um: float) 
         rows[["dx_um", "dy_um"]].to_numpy(float),
     )
 
-
+# %% ../../nbs/06_beads/42_volume.ipynb #45d75fe8
 def _add_frame(sample: Sample, image: Image, name: str, z_um: float, error_um: float) -> str:
     """The volume's frame: that of the cube's first pixel, in the sample's."""
     corner = translation() if image.frame is None else to_ancestor(sample.frames, image.frame)[1]

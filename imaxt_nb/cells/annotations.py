@@ -36,7 +36,7 @@ def _rings(geometry: Any, file: Path, k: int) -> list[list[Ring]]:
     except (TypeError, ValueError) as e:
         raise BadInput("coordinates that are not pairs", file=file, field=f"feature {k}") from e
 
-
+# %% ../../nbs/08_cells/19_annotations.ipynb #7739d841
 def read_geojson(file: str | os.PathLike[str]) -> list[list[list[Ring]]]:
     """Objects of a QuPath GeoJSON (a collection, or a bare list of features), each a list of polygons.
 
@@ -72,7 +72,7 @@ def _mask(
             mask |= part
     return (slice(y0, y0 + size[0]), slice(x0, x0 + size[1])), mask
 
-
+# %% ../../nbs/08_cells/19_annotations.ipynb #5254512b
 def labels_of_outlines(
     objects: Sequence[list[list[Ring]]], shape_yx: tuple[int, int]
 ) -> NDArray[np.int32]:

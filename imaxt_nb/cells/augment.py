@@ -44,7 +44,7 @@ def random_affine(rng: Random, scale: float) -> NDArray[np.float64]:
     shear = np.array([[stretch, rng.normal(0, 0.08)], [0, 1 / stretch]])
     return quarter @ flip @ turn @ shear / scale
 
-
+# %% ../../nbs/08_cells/14_augment.ipynb #d2e54ca6
 def take_patch(
     rng: Random, image: Plane, labels: NDArray[np.int32], patch_px: int, scale: float
 ) -> tuple[Plane, NDArray[np.int32]]:
@@ -71,7 +71,7 @@ def contrast(patch: Plane, labels: NDArray[np.int32]) -> float:
         return 1.0
     return max(float(np.median(patch[inside]) - np.median(patch[~inside])), 1e-2)
 
-
+# %% ../../nbs/08_cells/14_augment.ipynb #28a3509e
 def dim_some(rng: Random, patch: Plane, labels: NDArray[np.int32], faintest: float) -> Plane:
     """Some nuclei fainter, down to `faintest` of their brightness: bright and dim in one field."""
     from scipy.ndimage import gaussian_filter, grey_dilation

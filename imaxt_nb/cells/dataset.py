@@ -35,7 +35,7 @@ def image_files(folder: str | os.PathLike[str]) -> list[Path]:
         raise BadInput("no images", file=home, expected=", ".join(SUFFIXES))
     return found
 
-
+# %% ../../nbs/08_cells/10_dataset.ipynb #64f9c842
 def read_any(file: str | os.PathLike[str]) -> NDArray[Any]:
     """The array of an image file; raises `BadInput` for one that cannot be read."""
     path = Path(file)
@@ -67,7 +67,7 @@ def to_plane(image: NDArray[Any], file: str | os.PathLike[str] | None = None) ->
         raise BadInput("not numbers", file=file, found=flat.dtype)
     return flat.astype(np.uint8) if flat.dtype.kind == "b" else flat
 
-
+# %% ../../nbs/08_cells/10_dataset.ipynb #707c5bfa
 def clean_labels(
     labels: NDArray[Any], file: str | os.PathLike[str] | None = None
 ) -> NDArray[np.int32]:

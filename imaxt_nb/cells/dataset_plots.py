@@ -87,7 +87,7 @@ def draw_comparison(ax: Any, item: Labelled, found: NDArray[Any]) -> None:
     ax.imshow(picture)
     ax.set_axis_off()
 
-
+# %% ../../nbs/08_cells/25_dataset_plots.ipynb #3959f931
 def plot_extremes(
     items: Sequence[Labelled], scores: pd.DataFrame, segment: Callable[[NDArray[Any]], NDArray[Any]]
 ) -> Figure:

@@ -33,7 +33,7 @@ def reach_px(diameter_px: float) -> float:
     """How far from a polygon the surroundings of its nucleus reach."""
     return band_px(diameter_px) + 1 + RING * diameter_px
 
-
+# %% ../../nbs/08_cells/29_edges.ipynb #d2fc490c
 def _thresholds(
     plane: NDArray[np.float32], labels: NDArray[np.int32], owner: NDArray[np.int32], ring: NDArray[np.bool_],
     core: NDArray[np.bool_], sd: float,
@@ -51,7 +51,7 @@ def _thresholds(
     sure = step * min(FALL, 1 - FALL) > SURE * sd
     return np.where(sure, around + FALL * step, np.nan)
 
-
+# %% ../../nbs/08_cells/29_edges.ipynb #b19183bf
 def _blur_px(diameter_px: float) -> float:
     return max(0.7, diameter_px / 40)
 
@@ -88,7 +88,7 @@ def snap_edges(
     _decide(blurred(bright, blur), labels, owner, beyond2, depth2, level, band**2, found)
     return whole_objects(found, labels)
 
-
+# %% ../../nbs/08_cells/29_edges.ipynb #49bbad15
 def _finite(plane: NDArray[Any]) -> NDArray[np.float32]:
     """As float32, the least value where there is none."""
     bright = np.asarray(plane, np.float32)

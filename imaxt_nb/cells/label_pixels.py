@@ -17,8 +17,6 @@ __all__ = ['FAR', 'NONE', 'nearest_label', 'label_medians', 'blurred', 'whole_ob
 
 # %% ../../nbs/08_cells/28_label_pixels.ipynb #79279d33
 FAR = np.int32(2**30)  # squared distance to what is out of reach
-
-
 NONE = np.int16(2**14)  # rows to a pixel that is out of reach
 
 
@@ -39,7 +37,7 @@ def _down_the_columns(there, reach, away):
             nearer = below[x] <= reach and below[x] < abs(own[x])  # NONE is farther than any
             own[x] = below[x] if nearer else own[x]
 
-
+# %% ../../nbs/08_cells/28_label_pixels.ipynb #935ebaff
 @njit
 def _along_the_rows(labels, away, limit, owner, far2):
     """Label and squared distance (at most `limit`) of the nearest pixel, from the rows to it in each column."""
@@ -94,7 +92,7 @@ def _medians(plane, labels, n, fewest, found):
         if count[k + 1] >= fewest:
             found[k] = np.median(values[start[k] : place[k]])
 
-
+# %% ../../nbs/08_cells/28_label_pixels.ipynb #19c5d736
 def label_medians(
     plane: NDArray[np.float32], labels: NDArray[np.int32], n: int, fewest: int = 1
 ) -> NDArray[np.float64]:
@@ -133,7 +131,7 @@ def _blur(plane, weights, half, made):
                 total[x] += (left[x] + right[x]) * w
         made[y] = total
 
-
+# %% ../../nbs/08_cells/28_label_pixels.ipynb #49b7b38c
 def blurred(plane: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
     """A plane (y, x) under a Gaussian of `sigma` pixels, cut off at four of them; mirrored at its ends."""
     reach = int(4 * sigma + 0.5)
@@ -156,7 +154,7 @@ def _boxes(found, before, n):
                     box[k, 2], box[k, 3] = max(box[k, 2], y), max(box[k, 3], x)
     return box
 
-
+# %% ../../nbs/08_cells/28_label_pixels.ipynb #a0a459a9
 @njit
 def _flood(mask, value, new, y, x, stack):
     """Change the 4-connected pixels of a value from (y, x) on; how many."""
@@ -189,7 +187,7 @@ def _largest_part(mask, stack):
         for x in range(mask.shape[1]):
             mask[y, x] = mask[y, x] == best and most > 0
 
-
+# %% ../../nbs/08_cells/28_label_pixels.ipynb #a628b971
 @njit
 def _outside(mask, stack):
     """Mark with -1 the zeros of a mask that are connected to its border."""
@@ -200,7 +198,7 @@ def _outside(mask, stack):
             if border and mask[y, x] == 0:
                 _flood(mask, 0, -1, y, x, stack)
 
-
+# %% ../../nbs/08_cells/28_label_pixels.ipynb #c417e733
 @njit
 def _whole(found, before, n, made):
     box = _boxes(found, before, n)
@@ -224,7 +222,7 @@ def _whole(found, before, n, made):
                 if mask[i, j] == 1 or hole:
                     out[i, j] = k
 
-
+# %% ../../nbs/08_cells/28_label_pixels.ipynb #7ec0fd6d
 def whole_objects(found: NDArray[np.int32], before: NDArray[np.int32]) -> NDArray[np.int32]:
     """The largest part of each label of `found` (y, x), its holes filled; that of `before` where nothing is left."""
     made = np.zeros_like(found)
@@ -247,7 +245,7 @@ def _crossings(ys, xs, row, at):
         last = i
     return n
 
-
+# %% ../../nbs/08_cells/28_label_pixels.ipynb #7e8d37c7
 @njit
 def _fill(corners, numbers, y0, x0, out):
     at = np.empty(corners.shape[2], np.float64)
@@ -264,7 +262,7 @@ def _fill(corners, numbers, y0, x0, out):
                 if b >= a:  # else left or right of the frame
                     out[row - y0, a : b + 1] = numbers[k]
 
-
+# %% ../../nbs/08_cells/28_label_pixels.ipynb #15c943d2
 def fill_polygons(
     corners: NDArray[np.float32], numbers: NDArray[Any], start_yx: tuple[int, int], shape_yx: tuple[int, int]
 ) -> NDArray[np.int32]:  # fmt: skip

@@ -34,7 +34,7 @@ def contacts(labels: NDArray[Any]) -> NDArray[np.bool_]:
         view[1:] |= meet
     return touch
 
-
+# %% ../../nbs/08_cells/21_map_examples.ipynb #3fe3b595
 def depth_inside(labels: NDArray[Any]) -> NDArray[np.float32]:
     """How deep a pixel (y, x) is in its object: 1 at the deepest, 0 outside."""
     from scipy.ndimage import distance_transform_edt
@@ -71,6 +71,8 @@ class SceneLike(Protocol):
 
 MakeScene = Callable[[int], Any]  # number -> SceneLike
 Expose = Callable[[Any, np.random.Generator], tuple[NDArray[np.float32], NDArray[np.float32]]]
+
+# %% ../../nbs/08_cells/21_map_examples.ipynb #eca99cb0
 Batch = tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]
 MakeExample = Callable[[int, np.random.Generator], Batch]  # side of the patch, numbers
 NO_MEMBRANE = 0.12  # share of examples that see the nuclear channel only

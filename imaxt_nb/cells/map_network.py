@@ -38,7 +38,7 @@ def _load(name: str) -> tuple[keras.Model, UNetConfig]:
         raise BadInput("not a model for probability maps", field="model", found=name, expected="as imc/train makes")  # fmt: skip
     return network, card.config
 
-
+# %% ../../nbs/08_cells/23_map_network.ipynb #91b755da
 def maps_at(
     planes: Sequence[NDArray[np.float32]], pixel_um: tuple[float, float], model: str, zoom: float = 1.0,
     turned: bool = False, tile_px: int = TILE_PX,
@@ -79,7 +79,7 @@ def _spans(n: int) -> list[slice]:
     third = [n // 6, n // 2, n - n // 6]
     return [slice(0, n)] if n <= 3 * FIELD_PX else [slice(c - FIELD_PX // 2, c + FIELD_PX // 2) for c in third]  # fmt: skip
 
-
+# %% ../../nbs/08_cells/23_map_network.ipynb #8a1132fc
 def magnification_for(
     maps: Maps, nuclear: NDArray[np.float32], pixel_um: tuple[float, float]
 ) -> float:

@@ -64,7 +64,7 @@ class RealImage:
     nuclei: NDArray[Any] | None
     cells: NDArray[Any] | None
 
-
+# %% ../../nbs/08_cells/27_map_real.ipynb #90639d61
 def _labels(file: str, home: Path, shape: tuple[int, int]) -> NDArray[Any] | None:
     """Labels of a TIFF on another grid over the same area; None without a file."""
     import tifffile
@@ -97,7 +97,7 @@ def _planes(row: Any, home: Path) -> NDArray[np.float32]:
     bright = np.percentile(planes, 99, axis=(1, 2), keepdims=True)
     return np.where(bright > 1000, planes * (MEAN_COUNTS / bright), planes).astype(np.float32)
 
-
+# %% ../../nbs/08_cells/27_map_real.ipynb #118d7bba
 def read_real_images(table: str | os.PathLike[str]) -> list[RealImage]:
     """The images of a table (CSV). Raises `BadInput` for a table without its columns, or files that don't fit."""
     import pandas as pd
@@ -135,7 +135,7 @@ def _varied(image: RealImage, draw: np.random.Generator) -> RealImage:
         stack = draw.poisson(stack * np.exp(draw.uniform(np.log(0.05), 0))).astype(np.float32)
     return RealImage(image.name, image.use, stack[0], stack[1:], nuclei, cells)
 
-
+# %% ../../nbs/08_cells/27_map_real.ipynb #e7d66e7c
 def _placed(array: NDArray[Any], corner: tuple[int, int], patch_px: int, fill: float | None) -> NDArray[Any]:  # fmt: skip
     """A patch from `corner` (y, x), which may be negative; outside: `fill`, or the reflection."""
     pads = [(max(0, -c), max(0, c + patch_px - n)) for c, n in zip(corner, array.shape, strict=False)]  # fmt: skip
@@ -163,7 +163,7 @@ def real_example(image: RealImage, patch_px: int, draw: np.random.Generator) -> 
 
     return cut(seen, None), {"classes": cut(target["classes"], 1.0), "shape": cut(target["shape"], UNKNOWN)}  # fmt: skip
 
-
+# %% ../../nbs/08_cells/27_map_real.ipynb #30378fa7
 def real_examples(images: Sequence[RealImage]) -> Callable[[int, np.random.Generator], Batch]:
     """A source of examples for `map_examples`: images marked `train`, each as often as any other."""
     chosen = [i for i in images if i.use == "train"]
@@ -175,7 +175,7 @@ def real_examples(images: Sequence[RealImage]) -> Callable[[int, np.random.Gener
 
     return make
 
-
+# %% ../../nbs/08_cells/27_map_real.ipynb #9bd8b47f
 def agreement(
     images: Sequence[RealImage],
     find: Callable[[NDArray[np.float32], list[NDArray[np.float32]]], tuple[NDArray[Any], NDArray[Any]]],

@@ -55,7 +55,7 @@ class MapTrainingParameters(Parameters):
     )
     seed: int = param(1, "of weights and batches", ge=0)
 
-
+# %% ../../nbs/08_cells/24_map_training.ipynb #f1c1ed23
 def map_config(filters: int = 16) -> UNetConfig:
     """The network: two planes in; three classes, depth and border out."""
     outputs = (Output("classes", 3, "softmax"), Output("shape", 2, "sigmoid"))
@@ -82,7 +82,7 @@ def model_maps(model: keras.Model, seen: NDArray[np.float32]) -> Maps:
     out = forward(model, seen[None])
     return Maps(np.moveaxis(out["classes"][0], -1, 0), *np.moveaxis(out["shape"][0], -1, 0))
 
-
+# %% ../../nbs/08_cells/24_map_training.ipynb #a993902d
 def map_validation(
     make: MakeScene, exposure: Expose, scenes: int, seed: int = 0
 ) -> Callable[[keras.Model], dict[str, float]]:

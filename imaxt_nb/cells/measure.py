@@ -57,7 +57,7 @@ def _add_intensities(data, owner, sums):
             if current > 0:
                 sums[current, c] += total
 
-
+# %% ../../nbs/08_cells/03_measure.ipynb #2887c69c
 @njit
 def _add_moments(owner, y0, height, moments, edge):
     """Add 1, y, x, yy, xx, yx of each pixel to `moments` (n + 1, 6); note who touches the border."""
@@ -131,7 +131,7 @@ def _distinct(labels: NDArray[Any]) -> NDArray[np.int64]:
         ids = np.unique(labels).astype(np.int64)
     return ids[ids > 0]
 
-
+# %% ../../nbs/08_cells/03_measure.ipynb #de85ec6a
 def _ids(labels: Any, spans: list[slice]) -> NDArray[np.int64]:
     """The labels that occur in an array that is read span by span."""
     found = [_distinct(_rows(labels, rows)) for rows in spans]
@@ -143,7 +143,7 @@ def _rows(array: Any, rows: slice, channels: slice | None = None) -> NDArray[Any
     block = array[rows] if channels is None else array[channels, rows]
     return np.ascontiguousarray(block.compute() if hasattr(block, "compute") else block)
 
-
+# %% ../../nbs/08_cells/03_measure.ipynb #7f7ae4f6
 def _spans(array: Any, axis: int, default: int) -> list[slice]:
     """Blocks along an axis: a Dask array's own chunks, or `default` at a time."""
     n = array.shape[axis]

@@ -87,14 +87,14 @@ def polygon_areas(found: Candidates) -> NDArray[np.float64]:
     d = found.dist.astype(np.float64)
     return np.abs(d * np.roll(d, 1, axis=1)).sum(1) * np.sin(2 * np.pi / d.shape[1]) / 2
 
-
+# %% ../../nbs/08_cells/16_object_size.ipynb #dbd0b733
 def weighted_median(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
     """The value that halves the weight. By size and probability, so that debris does not count as nuclei."""
     order = np.argsort(values, kind="stable")
     total = np.cumsum(weights[order])
     return float(values[order][np.searchsorted(total, total[-1] / 2)])
 
-
+# %% ../../nbs/08_cells/16_object_size.ipynb #4cea577c
 def look(parts: Sequence[Plane], diameter_px: float, detect: Detect) -> Look:
     """Look at parts of an image (levels) for nuclei of one diameter."""
     factor = MODEL_PX / diameter_px

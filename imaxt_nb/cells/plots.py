@@ -36,7 +36,7 @@ def composite(nuclear: NDArray[Any], membranes: Sequence[NDArray[Any]] = ()) -> 
     rgb = blue[..., None] * (0.25, 0.45, 1.0) + warm[..., None] * (0.95, 0.45, 0.05)
     return np.clip(rgb, 0, 1).astype(np.float32)
 
-
+# %% ../../nbs/08_cells/08_plots.ipynb #1ab63505
 def outlines(labels: NDArray[Any]) -> NDArray[np.bool_]:
     """Pixels (y, x) of objects that touch another label above or to the left, or below or to the right."""
     edge = np.zeros(labels.shape, bool)
@@ -60,7 +60,7 @@ def _level(image: Any, pixels: int) -> int:
     sizes = [max(level.shape[-2:]) for level in image.levels]
     return next((i for i, n in enumerate(sizes) if n <= pixels), len(sizes) - 1)
 
-
+# %% ../../nbs/08_cells/08_plots.ipynb #30a3061d
 def _scale_bar(ax: Any, shape: tuple[int, ...], pixel_um: Sequence[float]) -> None:
     """A bar of a round length, about a fifth of the width."""
     width = shape[1] * pixel_um[1]
@@ -107,7 +107,7 @@ def _draw_region(
     _scale_bar(ax, data.shape[1:], pitch)
     ax.set_aspect(pitch[0] / pitch[1])
 
-
+# %% ../../nbs/08_cells/08_plots.ipynb #b15f84f5
 def _split(planes: list[Any]) -> tuple[Any, list[Any]]:
     return planes[0], planes[1:]
 
@@ -133,7 +133,7 @@ def densest_window(result: RegionResult, size_um: float) -> tuple[slice, slice]:
     y, x = min(int(y), height - rows), min(int(x), width - columns)
     return slice(y, y + rows), slice(x, x + columns)
 
-
+# %% ../../nbs/08_cells/08_plots.ipynb #31923497
 def _enlarge(image: NDArray[Any], times: int = 4) -> NDArray[Any]:
     """Each pixel as a block of pixels, so that an outline is thinner than a pixel."""
     return image.repeat(times, axis=0).repeat(times, axis=1)
@@ -218,7 +218,7 @@ def plot_areas(results: Mapping[str, RegionResult]) -> Figure:
     fig.tight_layout()
     return fig
 
-
+# %% ../../nbs/08_cells/08_plots.ipynb #05d06fa7
 def plot_hot_pixels(results: Mapping[str, RegionResult]) -> Figure:
     """For each channel: the highest count before and after hot pixels were removed, and how many there were."""
     import matplotlib.pyplot as plt

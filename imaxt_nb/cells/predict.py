@@ -84,7 +84,7 @@ class NucleiModel:
         answer = mean_answer(self.answer, scaled, self.views, grid)
         return nms(candidates(*answer, self.prob_of_views, grid), self.overlap)
 
-
+# %% ../../nbs/08_cells/17_predict.ipynb #2b18a8ee
 def nuclei_model(
     name_or_folder: str | os.PathLike[str] = "nuclei",
     prob: float | None = None,
@@ -156,7 +156,7 @@ def find_nuclei(
     nuclei = _with_pixels(found, labels, d)
     return replace(nuclei, doubt=doubt_of(plane, nuclei.labels, d, estimated=not diameter_px))
 
-
+# %% ../../nbs/08_cells/17_predict.ipynb #dc4a9a77
 def _with_pixels(found: Candidates, labels: NDArray[np.int32], diameter_px: float) -> Nuclei:
     """Labels without gaps: polygons that are fully covered by others are dropped."""
     seen = np.bincount(labels.ravel(), minlength=len(found) + 1) > 0
@@ -203,7 +203,7 @@ def _needs(module: str, package: str) -> Any:
     except ImportError as e:
         raise BadInput(f"{package} is not installed", expected=f"pip install {package}") from e
 
-
+# %% ../../nbs/08_cells/17_predict.ipynb #3f77d283
 def _seen(image: NDArray[Any]) -> NDArray[np.float32]:
     """A plane (y, x) as others take it: float32, and dark where there is no number."""
     plane = np.asarray(to_plane(image), np.float32)
@@ -233,7 +233,7 @@ def cellpose_segmenter(
 
     return run
 
-
+# %% ../../nbs/08_cells/17_predict.ipynb #5b785281
 def instanseg_segmenter(
     model: str | os.PathLike[str] = "fluorescence_nuclei_and_cells", **how: Any
 ) -> Segmenter:

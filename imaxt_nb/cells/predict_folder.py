@@ -33,7 +33,7 @@ class Predicted:
     note: str = ""
     doubt: str = ""
 
-
+# %% ../../nbs/08_cells/26_predict_folder.ipynb #bc0f1b7e
 def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
     """Images of files and folders, each once; raises `BadInput` for two of one stem (their labels would collide)."""
     found: dict[str, Path] = {}

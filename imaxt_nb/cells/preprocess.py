@@ -38,7 +38,7 @@ def _cool(image, threshold, out):
                 hot += 1
     return hot
 
-
+# %% ../../nbs/08_cells/01_preprocess.ipynb #48b413ee
 def remove_hot_pixels(
     data: NDArray[Any], threshold: float = 50.0
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

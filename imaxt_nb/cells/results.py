@@ -66,7 +66,7 @@ def without_cells(results: Mapping[str, RegionResult]) -> list[str]:
     """The regions that gave no cells, for whatever reason."""
     return [k for k, r in results.items() if not r.n_cells]
 
-
+# %% ../../nbs/08_cells/06_results.ipynb #f5921aed
 def region_table(results: Mapping[str, RegionResult]) -> Any:
     """A row a region: status, cells, area, cells per mm², hot pixels, note."""
     import pandas as pd
@@ -123,7 +123,7 @@ def _difference(found: tuple[str, ...], wanted: tuple[str, ...]) -> str:
     parts = [f"{w} {', '.join(c)}" for w, c in (("without", without), ("with", more)) if c]
     return "; ".join(parts) or "the same channels in another order"
 
-
+# %% ../../nbs/08_cells/06_results.ipynb #ba0d74b4
 def common_panel(
     results: Mapping[str, RegionResult], warn: Callable[[str], None]
 ) -> tuple[tuple[Channel, ...], dict[str, Measurements]]:

@@ -80,7 +80,7 @@ def plot_scores(table: pd.DataFrame, by: str, columns: Sequence[str]) -> Figure:
     fig.tight_layout()
     return fig
 
-
+# %% ../../nbs/08_cells/09_score_plots.ipynb #f553e531
 def group_metrics(table: pd.DataFrame, by: str, columns: Sequence[str]) -> dict[str, float]:
     """The mean of each column, over all rows and for every value of `by`, for a run's record."""
     metrics = {c: round(float(table[c].mean()), 4) for c in columns}

@@ -180,7 +180,7 @@ def _stored(sample: Any, region: RawRegionLike, key: str) -> Any:
     image = sample.image(name)
     return image if image.attrs.get("imaxt", {}).get("key") == key else None
 
-
+# %% ../../nbs/08_cells/07_segment.ipynb #655c57ac
 def _segment_one(
     sample: Any, region: RawRegionLike, parameters: SegmentParameters, key: str
 ) -> RegionResult:

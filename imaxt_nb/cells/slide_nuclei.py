@@ -85,7 +85,7 @@ def find_diameter(
     found, _ = estimate_diameter(seen, detect, size_limits(pixel_um))
     return found if np.isfinite(found) else NUCLEUS_UM / pixel_um
 
-
+# %% ../../nbs/08_cells/33_slide_nuclei.ipynb #48488e27
 def find_edges(plane: SlidePlane, diameter_px: float) -> Edges:
     """What the labels of a slide are snapped to."""
     seen = slide_pixels(plane)
@@ -104,7 +104,7 @@ def touching_edge(labels: Any, confidence: Any, rows: int = 1024) -> NDArray[np.
             found.append(np.unique(np.asarray(labels[part])[bad]).astype(np.int64))
     return np.setdiff1d(np.concatenate(found), [0])
 
-
+# %% ../../nbs/08_cells/33_slide_nuclei.ipynb #c14b1720
 def edge_distance(
     trust: NDArray[Any], pitch_um: tuple[float, float], xy_um: NDArray[Any]
 ) -> NDArray[np.float64]:

@@ -31,7 +31,7 @@ class Taps:
     index: NDArray[np.int64]
     weight: NDArray[np.float32]
 
-
+# %% ../../nbs/08_cells/30_slide_plane.ipynb #b1ab3450
 def taps(span: slice, zoom: float, size: int) -> Taps:
     """Of the scaled pixels `span` of an axis of `size` pixels."""
     centre = (np.arange(span.start, span.stop) + 0.5) / zoom - 0.5
@@ -42,7 +42,7 @@ def taps(span: slice, zoom: float, size: int) -> Taps:
     weight /= weight.sum(1, keepdims=True)
     return Taps(np.clip(index, 0, size - 1), weight.astype(np.float32))
 
-
+# %% ../../nbs/08_cells/30_slide_plane.ipynb #2fee434a
 def _along(block: NDArray[np.float32], t: Taps, start: int) -> NDArray[np.float32]:
     """Scaled along the first axis; `start`: the place of the block's first pixel."""
     index = t.index - start
@@ -154,7 +154,7 @@ def sampled(plane: SlidePlane, side: int = FIELD_PX, most: int = FIELDS) -> NDAr
     padded = [np.pad(f, ((0, 0), (0, width - f.shape[1])), constant_values=np.nan) for f in fields]
     return np.concatenate(padded)
 
-
+# %% ../../nbs/08_cells/30_slide_plane.ipynb #82d9d19a
 def slide_pixels(plane: SlidePlane) -> NDArray[np.float32]:
     """Pixels that stand for the whole slide, (y, x) in its own unit and scale; raises `BadInput` where none is finite."""
     whole = sampled(SlidePlane(plane.pyramid, plane.confidence, 1.0))
@@ -186,7 +186,7 @@ class StoredPlane:
     def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
         return np.asarray(self[:, :], dtype)
 
-
+# %% ../../nbs/08_cells/30_slide_plane.ipynb #7dc96aeb
 def stored_pyramid(image: Image, channel: int | None) -> list[StoredPlane]:
     """A channel (or the only one) of an image, finest level first; `BadInput` for a volume."""
     if image.axes.endswith("zyx") and image.data.shape[-3] != 1:
@@ -197,7 +197,7 @@ def stored_pyramid(image: Image, channel: int | None) -> list[StoredPlane]:
     lead = (() if channel is None else (channel,)) + ((0,) if "z" in image.axes else ())
     return [StoredPlane(image.group[str(k)], lead) for k in range(len(image.levels))]
 
-
+# %% ../../nbs/08_cells/30_slide_plane.ipynb #d03758ab
 def slide_plane(sample: Sample, image: Image, channel: str) -> SlidePlane:
     """The nuclear channel of a slide at its own scale, with its levels and its confidence if there is one."""
     found = find_channel(image.channels, channel) if "c" in image.axes else None

@@ -48,7 +48,7 @@ class Predicts(Protocol):
     ) -> Candidates:
         """Candidates in the part of levels `shape` (y, x), of which rows(a, b) reads some, in their pixels, with prob >= threshold: the highest of 3 x 3 at the grid."""
 
-
+# %% ../../nbs/08_cells/31_slide_tiles.ipynb #6efa6711
 @dataclass(frozen=True)
 class StarNetwork:
     """What proposes nuclei.
@@ -69,7 +69,7 @@ class StarNetwork:
     mark: str = ""
     tall: int = 1
 
-
+# %% ../../nbs/08_cells/31_slide_tiles.ipynb #47e6cad4
 def aligned_halo_px(config: UNetConfig) -> int:
     """How far the outputs of a core that starts and ends at `config.multiple` look, rounded up to it."""
     at = -2 * config.grid  # the head, and the neighbours that a peak is compared with
@@ -105,7 +105,7 @@ class ByName:
         dist = np.maximum(found["dist"], MIN_DIST)
         return Candidates((at * grid).astype(np.float32), found["prob"][:, 0], dist)
 
-
+# %% ../../nbs/08_cells/31_slide_tiles.ipynb #e15db414
 @dataclass(frozen=True)
 class OfWhole:
     """A function that answers for the whole of levels (y, x), 0 to 1, as a prediction of parts: a network of another kind."""
@@ -129,7 +129,7 @@ class OfWhole:
         found = candidates(np.where(highest, prob, 0), dist, threshold, self.grid)
         return found.moved((part[0].start, part[1].start))
 
-
+# %% ../../nbs/08_cells/31_slide_tiles.ipynb #42b2445c
 TALL = 8  # 8 x 1440 rows: half a minute of one core is lost when a run is killed
 
 
@@ -169,7 +169,7 @@ def rows_of(plane: SlidePlane, read: Box) -> LevelRows:
 
     return rows
 
-
+# %% ../../nbs/08_cells/31_slide_tiles.ipynb #df03dc53
 def existing(plane: SlidePlane, core: Box) -> list[Box]:
     """The parts of a core, one under another, in which there is anything of the slide."""
     rows, columns, found = core[0], core[1], list[Box]()
@@ -192,7 +192,7 @@ def tile_candidates(network: StarNetwork, plane: SlidePlane, core: Box) -> Candi
     """What the network proposes in a tile's core, in pixels of the scaled slide."""
     return join([_candidates(network, plane, part) for part in existing(plane, core)])
 
-
+# %% ../../nbs/08_cells/31_slide_tiles.ipynb #9e2337c8
 def _candidates(network: StarNetwork, plane: SlidePlane, core: Box) -> Candidates:
     read, g = with_halo(core, network.halo_px, plane.shape), network.grid
     inside, shape = core_in_read(core, read), (read[0].stop - read[0].start, read[1].stop - read[1].start)  # fmt: skip
@@ -213,7 +213,7 @@ SMALLEST_TILE = 256
 def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError"
 
-
+# %% ../../nbs/08_cells/31_slide_tiles.ipynb #d9721894
 def careful_candidates(network: StarNetwork, plane: SlidePlane, core: Box) -> Candidates:
     """`tile_candidates`, by quarters where the memory is too small for the whole."""
     try:
@@ -224,7 +224,7 @@ def careful_candidates(network: StarNetwork, plane: SlidePlane, core: Box) -> Ca
             raise
     return join([careful_candidates(network, plane, b) for b in _quarters(core, network.multiple)])
 
-
+# %% ../../nbs/08_cells/31_slide_tiles.ipynb #9b35f843
 def _quarters(core: Box, multiple: int) -> list[Box]:
     """A core in up to four, aligned."""
     ways = []
@@ -242,7 +242,7 @@ _BATCH = 16
 def _file(folder: str, core: Box) -> str:
     return join_path(folder, f"{core[0].start:07d}_{core[1].start:07d}.npz")
 
-
+# %% ../../nbs/08_cells/31_slide_tiles.ipynb #c92f84d8
 def _save(place: str, found: Candidates) -> None:
     """Write aside and move."""
     out = io.BytesIO()
@@ -256,7 +256,7 @@ def _load(place: str) -> Candidates:
     with fsspec.open(place, "rb") as f, np.load(io.BytesIO(f.read())) as a:
         return Candidates(a["points"], a["prob"], a["dist"])
 
-
+# %% ../../nbs/08_cells/31_slide_tiles.ipynb #d7e7211f
 def _do_tile(network: StarNetwork, plane: SlidePlane, core: Box, place: str) -> str:
     """Propose and commit; what went wrong, in words."""
     try:
@@ -295,7 +295,7 @@ def propose(
     names = sorted(n for n in names_in(folder) if n.endswith(".npz"))
     return join([_load(join_path(folder, n)) for n in names]), failed
 
-
+# %% ../../nbs/08_cells/31_slide_tiles.ipynb #550fb596
 def _named(core: Box, text: str) -> str:
     rows, columns = core
     return f"tile of rows {rows.start}-{rows.stop}, columns {columns.start}-{columns.stop} failed: {text}"

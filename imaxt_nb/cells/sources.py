@@ -73,7 +73,7 @@ def _log(value: Any) -> float:
     """log2(value + 1), of grey levels; what lies below 0 counts as 0."""
     return float(np.log2(max(float(value), 0.0) + 1))
 
-
+# %% ../../nbs/08_cells/11_sources.ipynb #df9ad590
 def appearance(item: Labelled) -> dict[str, float]:
     """What tells acquisitions apart, on scales where equal steps look alike."""
     f = np.asarray(item.image, np.float32)
@@ -161,7 +161,7 @@ def assign_splits(groups: pd.DataFrame, shares: dict[str, float] | None = None) 
             table.loc[table.group == group, "split"] = to
     return table
 
-
+# %% ../../nbs/08_cells/11_sources.ipynb #302bec24
 def read_splits(file: str, dataset: str, everything: str = "") -> pd.DataFrame:
     """`splits.csv` of cells/dataset: a row an image (name, class, group, split, ...).
 

@@ -63,7 +63,7 @@ class Candidates:
         f = np.float32(factor)
         return Candidates((self.points + 0.5) * f - np.float32(0.5), self.prob, self.dist * f)
 
-
+# %% ../../nbs/08_cells/12_star.ipynb #fe7380cd
 def join(parts: list[Candidates]) -> Candidates:
     """All candidates of several parts."""
     if not parts:
@@ -91,7 +91,7 @@ def candidates(
     rays = np.maximum(dist[y, x], MIN_DIST).astype(np.float32)
     return Candidates((at * grid).astype(np.float32), p[y, x].astype(np.float32), rays)
 
-
+# %% ../../nbs/08_cells/12_star.ipynb #b49d02ce
 def nms(found: Candidates, overlap: float = 0.4) -> Candidates:
     """Greedy suppression: the most probable first; drops what overlaps it by more than `overlap` of the smaller.
 
@@ -151,7 +151,7 @@ def seen_in(view: View, image: NDArray[np.float32]) -> NDArray[np.float32]:
     x = image.transpose(1, 0, 2) if across else image
     return np.ascontiguousarray(x[:: -1 if up else 1, :: -1 if left else 1])
 
-
+# %% ../../nbs/08_cells/12_star.ipynb #714e12c2
 def turned_back(view: View, prob: NDArray[np.float32], dist: NDArray[np.float32]) -> Answer:
     """The answer to the image, prob (y, x) and dist (y, x, rays), from that to its view."""
     across, up, left = view
@@ -163,7 +163,7 @@ def turned_back(view: View, prob: NDArray[np.float32], dist: NDArray[np.float32]
     p, d = prob[way], dist[way][..., k % rays]
     return (p.T, d.transpose(1, 0, 2)) if across else (p, d)
 
-
+# %% ../../nbs/08_cells/12_star.ipynb #0198deb8
 def mean_answer(
     answer: Callable[[NDArray[np.float32]], Answer], image: NDArray[np.float32], views: int, grid: int = GRID
 ) -> Answer:  # fmt: skip

@@ -191,7 +191,7 @@ def quick_validation(
 
     return validate
 
-
+# %% ../../nbs/08_cells/15_train_nuclei.ipynb #3798345a
 def _config_of(model: Any) -> UNetConfig:
     """Grid and depth as the model's layers have them."""
     names = [layer.name for layer in model.layers]

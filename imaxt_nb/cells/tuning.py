@@ -157,7 +157,7 @@ def score_images(
         rows.append({"name": item.name, "group": group} | got.metrics())
     return pd.DataFrame(rows)
 
-
+# %% ../../nbs/08_cells/18_tuning.ipynb #3b100a17
 def summary(scores: pd.DataFrame, by: str = "group") -> pd.DataFrame:
     """Mean of each measure (and `_sd`), sums of the counts, by group; the last row is `all` images."""
     import pandas as pd
@@ -170,7 +170,7 @@ def summary(scores: pd.DataFrame, by: str = "group") -> pd.DataFrame:
     rows = [{by: g} | row(some) for g, some in scores.groupby(by)]
     return pd.DataFrame([*rows, {by: "all"} | row(scores)])
 
-
+# %% ../../nbs/08_cells/18_tuning.ipynb #7c731577
 def group_scores(scores: pd.DataFrame, prefix: str = "") -> dict[str, float]:
     """Means over all images, and object F1 of every group, for a run's record."""
     found = {f"{prefix}{m}": round(float(scores[m].mean()), 4) for m in MEASURES}

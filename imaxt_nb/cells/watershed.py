@@ -103,7 +103,7 @@ def landscape(
         height += intensity_weight * bright / np.float32(3 * level)
     return np.where(mask, height + 1, 0).astype(np.float32)
 
-
+# %% ../../nbs/08_cells/02_watershed.ipynb #42f7999f
 def peaks(height: NDArray[np.float32], pixel_um: Pitch) -> NDArray[np.int32]:
     """Markers 1..n at the local maxima, at least a micrometre (and a pixel) apart."""
     from skimage.feature import peak_local_max
@@ -136,7 +136,7 @@ def _cut_at_own_peak(
     np.maximum.at(peak, labels.ravel(), blurred.ravel())
     return np.where(blurred > fraction * peak[labels], labels, 0)
 
-
+# %% ../../nbs/08_cells/02_watershed.ipynb #ebd8d5de
 def largest_pieces(labels: NDArray[np.int32]) -> NDArray[np.int32]:
     """The labels with only the largest connected piece of each object."""
     from skimage.measure import label
@@ -153,7 +153,7 @@ def largest_pieces(labels: NDArray[np.int32]) -> NDArray[np.int32]:
     keep[0] = False
     return np.where(keep[pieces], labels, 0)
 
-
+# %% ../../nbs/08_cells/02_watershed.ipynb #13a22d83
 def keep_objects(labels: NDArray[np.int32], kept: NDArray[np.bool_]) -> NDArray[np.int32]:
     """Relabel to 1..n the objects k with `kept[k]`, in their order."""
     new = np.zeros(len(kept), np.int32)

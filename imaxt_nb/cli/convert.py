@@ -28,7 +28,7 @@ __all__ = ['length', 'orientation', 'section_step', 'convert', 'convert_imc_comm
 def convert() -> None:
     """Convert raw files to a sample's Zarr, with all their metadata."""
 
-
+# %% ../../nbs/13_cli/06_convert.ipynb #a991e88b
 @contextmanager
 def _new_or_old(name: str, root: str) -> Iterator[Any]:
     """The sample; one that is made for nothing, because the conversion fails, goes again."""
@@ -57,7 +57,7 @@ def _show(summary: Any, as_json: bool) -> int:
         click.echo(str(summary))
     return EXIT_OK
 
-
+# %% ../../nbs/13_cli/06_convert.ipynb #a1631d95
 @convert.command("imc")
 @click.argument("source", type=click.Path())
 @click.option("--sample", required=True, help="Name of the sample; made if there is none.")

@@ -21,7 +21,7 @@ __all__ = ['export', 'export_ometiff_command']
 def export() -> None:
     """Write an image in a format that other programs open."""
 
-
+# %% ../../nbs/13_cli/07_export.ipynb #4f9c53c3
 @export.command("ometiff")
 @click.option("--sample", required=True, help="Name of the sample.")
 @click.option("--image", required=True, help="Name of the image: see `imaxt samples`.")

@@ -81,7 +81,7 @@ def main(args: list[str] | None = None) -> None:
     """Entry point of the `imaxt` command; ends the process with its exit code."""
     sys.exit(invoke(args))
 
-
+# %% ../../nbs/13_cli/00_main.ipynb #946a9d66
 def invoke(args: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     try:
@@ -102,7 +102,7 @@ def invoke(args: list[str] | None = None) -> int:
         click.echo(f"Error: no space left: {e}", err=True)
         return EXIT_FAILED
 
-
+# %% ../../nbs/13_cli/00_main.ipynb #8e4f573b
 def emit_json(value: Any) -> None:
     """Print what a script reads: JSON on standard output."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))

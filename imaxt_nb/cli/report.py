@@ -143,7 +143,7 @@ def lab(
 def db() -> None:
     """The catalogue of runs. Files are the truth; the database is an index."""
 
-
+# %% ../../nbs/13_cli/04_report.ipynb #03e165cb
 @db.command("rebuild")
 @runs_root
 @as_json

@@ -41,13 +41,13 @@ class Lines:
         elif (text := _line(event)) is not None:
             click.echo(f"{chr(13)}{chr(27)}[K" * self.live + f"{what}: {text}", err=True)
 
-
+# %% ../../nbs/13_cli/03_runs.ipynb #6d2963c7
 def _where(event: dict[str, Any]) -> str:
     if event["event"] == "progress":
         return f"{event['what']} {event['done']}/{event['total']}"
     return f"cell {event['cell']}"
 
-
+# %% ../../nbs/13_cli/03_runs.ipynb #77245a5a
 def _line(event: dict[str, Any]) -> str | None:
     """What is worth a line of its own; None for the rest."""
     match event["event"]:
@@ -72,7 +72,7 @@ def summary(what: str, o: dict[str, Any]) -> str:
     why = f": {o['reason']}" if o["reason"] else ""
     return f"{what}: {o['status']}{took}{why}{where}"
 
-
+# %% ../../nbs/13_cli/03_runs.ipynb #dc050b4d
 def execute(requests: list[Any], settings: Settings, jobs: int, as_json: bool) -> int:
     """Run the requests, print what became of them, and return the exit code."""
     from imaxt_nb.archive.batch import run_batch
@@ -172,7 +172,7 @@ def _runs(settings: Settings, **only: Any) -> list[Any]:
     reap(settings)
     return Catalogue(settings.catalogue_url).runs(**only)
 
-
+# %% ../../nbs/13_cli/03_runs.ipynb #0b63a36d
 def find_run(settings: Settings, run_id: str) -> Path:
     """The folder of a run by its identifier, or an unambiguous part of it."""
     root = Path(settings.runs_root)

@@ -30,7 +30,7 @@ def _described(template: Any) -> dict[str, Any]:
     except ImaxtError as e:
         return about | {"summary": f"BROKEN: {e}"}
 
-
+# %% ../../nbs/13_cli/02_steps.ipynb #7277a257
 @click.command()
 @click.option("--lint", "check", is_flag=True, help="Check that the templates keep their contract.")
 @as_json
@@ -71,7 +71,7 @@ def params(template: str, schema: bool, as_json: bool) -> int:
             click.echo(f"{'':24} {text}")
     return EXIT_OK
 
-
+# %% ../../nbs/13_cli/02_steps.ipynb #58e32b9c
 def _kind(p: dict[str, Any]) -> str:
     kind = p.get("type", "?")
     return f"list of {_kind(p['items'])}" if kind == "array" and "items" in p else kind
@@ -109,7 +109,7 @@ def subject_options(command: Any) -> Any:
         command = option(command)
     return command
 
-
+# %% ../../nbs/13_cli/02_steps.ipynb #2f51a403
 def from_here(value: str) -> str:
     """A relative path to something that is there (a file, or anything with a slash) as an absolute one: a run works in a folder of its own."""
     path = Path(value)
@@ -119,7 +119,7 @@ def from_here(value: str) -> str:
         return value
     return str(path.resolve())
 
-
+# %% ../../nbs/13_cli/02_steps.ipynb #ca2dc760
 def read_parameters(pairs: Sequence[str], file: str | None) -> dict[str, Any]:
     """Parameters of a JSON file, and of `name=value` pairs over them."""
     values: dict[str, Any] = {}

@@ -35,7 +35,7 @@ def _read(file: Path) -> tuple[bytes, tuple[Path, ...]]:
             found += [p for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file()]
     return content, tuple(found)
 
-
+# %% ../../nbs/00_core/09_compiled.ipynb #3a100e48
 def reached_files(file: Path) -> list[Path]:
     """A module and all modules that it reaches by relative imports at the top of a file, sorted."""
     found, todo = {file}, [file]
@@ -45,7 +45,7 @@ def reached_files(file: Path) -> list[Path]:
         todo += new
     return sorted(found)
 
-
+# %% ../../nbs/00_core/09_compiled.ipynb #21673167
 @cache
 def digest_reached(file: Path) -> str:
     """12 hexadecimal digits of a module's content and of what it reaches."""

@@ -57,7 +57,7 @@ def staged(target: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         remove(draft)
 
-
+# %% ../../nbs/00_core/02_files.ipynb #29c42b8f
 def _sweep(final: Path) -> None:
     """Remove the drafts of a product that dead processes of this machine left behind."""
     for draft in final.parent.glob(f"{STAGING}{HOST}-*-{glob.escape(final.name)}"):
@@ -80,7 +80,7 @@ def canonical_json(value: Any) -> str:
         value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False
     )
 
-
+# %% ../../nbs/00_core/02_files.ipynb #52ad047a
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write readable JSON in one step (a reader sees the old file or the new one)."""
     final = Path(path)
@@ -93,7 +93,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     finally:
         draft.unlink(missing_ok=True)
 
-
+# %% ../../nbs/00_core/02_files.ipynb #41eb5c90
 def digest_text(text: str) -> str:
     """BLAKE2b digest (160 bits, hexadecimal) of a text."""
     return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
@@ -113,7 +113,7 @@ def _digest_file(path: Path, known: Known | None) -> str:
         known[mark] = value
     return value
 
-
+# %% ../../nbs/00_core/02_files.ipynb #40370981
 def files_under(path: Path) -> list[Path]:
     """The files of a folder in a fixed order, without drafts, superseded products and products of their own inside."""
     found: list[Path] = []
@@ -123,7 +123,7 @@ def files_under(path: Path) -> list[Path]:
         found += [Path(root, n) for n in sorted(names) if not n.startswith(STAGING)]
     return found
 
-
+# %% ../../nbs/00_core/02_files.ipynb #f56f1f88
 def digest_path(path: str | os.PathLike[str], known: Known | None = None) -> str:
     """BLAKE2b digest of a file's content, or of a folder's names and contents."""
     p = Path(path).absolute()

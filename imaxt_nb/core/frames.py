@@ -31,7 +31,7 @@ def translation(x_um: float = 0, y_um: float = 0, z_um: float = 0) -> NDArray[np
     """The affine that shifts by (x, y, z) micrometres."""
     return np.column_stack([np.eye(3), [x_um, y_um, z_um]])
 
-
+# %% ../../nbs/00_core/04_frames.ipynb #2f77c11f
 def compose(outer: ArrayLike, inner: ArrayLike) -> NDArray[np.float64]:
     """The affine that applies `inner` first, then `outer`."""
     a, b = as_affine(outer), as_affine(inner)
@@ -61,7 +61,7 @@ class Frame:
     def __post_init__(self) -> None:
         as_affine(self.affine)
 
-
+# %% ../../nbs/00_core/04_frames.ipynb #2467e1ea
 def to_ancestor(frames: dict[str, Frame], name: str) -> tuple[str, NDArray[np.float64]]:
     """The furthest ancestor that `name` reaches, and the affine to it.
 

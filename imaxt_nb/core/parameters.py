@@ -45,7 +45,7 @@ def _is_list(annotation: Any) -> bool:
 def _takes_json(annotation: Any) -> bool:
     return typing.get_origin(annotation) is dict or annotation is dict
 
-
+# %% ../../nbs/00_core/07_parameters.ipynb #74c4adde
 def _read(text: str, annotation: Any) -> Any:
     """The value that a text means for a field of this type."""
     stripped = text.strip()
@@ -77,7 +77,7 @@ def validate(model: type[P], values: Mapping[str, Any]) -> P:
     except ValidationError as e:
         raise UsageError("; ".join(_explain(model, err) for err in e.errors())) from e
 
-
+# %% ../../nbs/00_core/07_parameters.ipynb #74e2d11f
 def _explain(model: type[Parameters], err: Any) -> str:
     name = str(err["loc"][0]) if err["loc"] else model.__name__
     field = model.model_fields.get(name)

@@ -23,7 +23,7 @@ def on_progress(listener: Listener) -> Callable[[], None]:
     _listeners.append(listener)
     return lambda: _listeners.remove(listener)
 
-
+# %% ../../nbs/00_core/06_progress.ipynb #8d1bdb18
 def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
     """Iterate over `items`, showing a bar named `what` and telling the listeners."""
     from tqdm import tqdm

@@ -50,7 +50,7 @@ def _parse(path: Path) -> dict[str, str] | None:
         raise UsageError(f"cannot read {path}: {e}") from e
     return dict(parser["imaxt"]) if parser.has_section("imaxt") else None
 
-
+# %% ../../nbs/00_core/03_settings.ipynb #355bd96b
 def find_settings(start: Path | None = None) -> tuple[Path, dict[str, str]]:
     """The folder that relative paths belong to, and the values of the nearest settings file."""
     if named := os.environ.get(f"{PREFIX}SETTINGS"):
@@ -75,7 +75,7 @@ def _default_templates(value: str) -> str:
     beside = Path(imaxt_nb.__file__).resolve().parents[1] / "templates"
     return str(beside) if not Path(value).is_dir() and beside.is_dir() else value
 
-
+# %% ../../nbs/00_core/03_settings.ipynb #2ee25688
 def load_settings(start: Path | None = None, **overrides: Any) -> Settings:
     """The settings in force: `settings.ini` < `IMAXT_...` < `overrides` (None means not given)."""
     base, values = find_settings(start)

@@ -30,7 +30,7 @@ def chain(outer: Matrix, inner: Matrix) -> Matrix:
     """The matrix that applies `inner`, then `outer`."""
     return np.column_stack([outer[:, :2] @ inner[:, :2], outer[:, :2] @ inner[:, 2] + outer[:, 2]])
 
-
+# %% ../../nbs/07_federation/00_affine.ipynb #d5e5e195
 def inverse(matrix: Matrix) -> Matrix:
     """The matrix that undoes it."""
     back = np.linalg.inv(matrix[:, :2])
@@ -50,7 +50,7 @@ def kind_for(n_pairs: int) -> str:
         return "affine"
     return "similarity" if n_pairs >= 4 else "rigid" if n_pairs >= 2 else "translation"
 
-
+# %% ../../nbs/07_federation/00_affine.ipynb #43427ef6
 def _design(points: NDArray[Any], kind: str) -> NDArray[np.float64]:
     """(2n, p): rows x0, y0, x1, y1, ... of the model that is linear in its parameters."""
     x, y = points.T
@@ -63,7 +63,7 @@ def _design(points: NDArray[Any], kind: str) -> NDArray[np.float64]:
         rows = [x, -y, one, nil], [y, x, nil, one]
     return np.stack([np.column_stack(r) for r in rows], 1).reshape(2 * len(points), -1)
 
-
+# %% ../../nbs/07_federation/00_affine.ipynb #a560be7b
 def _matrix(p: NDArray[Any], kind: str) -> Matrix:
     if kind == "affine":
         return p.reshape(2, 3)

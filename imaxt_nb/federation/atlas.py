@@ -44,7 +44,7 @@ DERIVED = (
     "_analysis",
 )  # beginnings and ends of names of tables that are made from other tables
 
-
+# %% ../../nbs/07_federation/80_atlas.ipynb #49f7798f
 def cell_tables(sample: Sample, wanted: list[str]) -> dict[str, AnnData]:
     """The tables of cells by name; `BadInput` when there is none."""
     found = {}
@@ -283,7 +283,7 @@ def unique_names(obs: pd.DataFrame) -> pd.Index:
     twice = names.duplicated(keep=False)
     return pd.Index(np.where(twice, obs["table"].astype(str) + "_" + names, names), dtype=object)
 
-
+# %% ../../nbs/07_federation/80_atlas.ipynb #658702e9
 def atlas_metrics(a: Atlas) -> dict[str, float | int]:
     """What goes on record."""
     placed = a.table[a.table.placed]

@@ -31,7 +31,7 @@ def _design(points: FreeArray, centre: FreeArray, size_um: float) -> FreeArray:
     y = np.column_stack([nil, one, nil, nil, u])
     return np.stack([x, y], 1).reshape(-1, 6)
 
-
+# %% ../../nbs/07_federation/64_combine.ipynb #fe0651ba
 @dataclass(frozen=True)
 class Known:
     """An affine (2 x 3, um to um) and the covariance (6, 6), um^2, of what it is off by, in terms of `_design` about `centre`."""
@@ -68,7 +68,7 @@ def known_link(fit: AffineFit, points: FreeArray) -> Known:
     """A fit of beads, at the points (n, 2) that matter."""
     return known_from(fit.matrix, fit.covariance_at(points), points)
 
-
+# %% ../../nbs/07_federation/64_combine.ipynb #ed93a238
 def known_chain(link: Known, slide: SlideTransform, points: FreeArray) -> Known:
     """Region to sample: the link to the slide, then the slide's transform as it is there. Errors of the slide's go together over the length of its deformation."""
     on_slide = apply(link.matrix, points)
@@ -97,7 +97,7 @@ class Evidence:
     def __len__(self) -> int:
         return len(self.points)
 
-
+# %% ../../nbs/07_federation/64_combine.ipynb #5d845a28
 @dataclass(frozen=True)
 class Say:
     """What became of a piece of evidence: weight (n,), 1 for a pair that fits; residuals (n, 2) and leave_one_out (n, 2), um; its scatter, um per axis."""
@@ -113,7 +113,7 @@ class Say:
         distance = np.hypot(*self.leave_one_out[self.weight > 0.2].T)
         return float(np.median(distance)) if len(distance) else float("nan")
 
-
+# %% ../../nbs/07_federation/64_combine.ipynb #72fbf847
 @dataclass(frozen=True)
 class Combined:
     """The place after all evidence, and what became of each piece."""
@@ -133,7 +133,7 @@ def _scatter(e: Evidence, residuals: FreeArray, weight: FreeArray, used: float) 
     mean = (free * max(beyond, 0.0) + e.guess_weight * e.scatter_um**2) / (free + e.guess_weight)
     return float(np.sqrt(mean))
 
-
+# %% ../../nbs/07_federation/64_combine.ipynb #727bf7fa
 def combine(known: Known, evidence: Sequence[Evidence]) -> Combined:
     """What is known, corrected by all evidence at once; pairs that fit neither with the rest nor with what was known lose their weight."""
     some = [e for e in evidence if len(e)]

@@ -38,7 +38,7 @@ class Triangles:
     def __len__(self) -> int:
         return len(self.corners)
 
-
+# %% ../../nbs/07_federation/10_constellations.ipynb #fa566001
 def patch(points: NDArray[Any], most: int = MOST_BEADS) -> NDArray[np.float64]:
     """At most that many points (n, 2), those nearest to the median: neighbours stay together."""
     if len(points) <= most:
@@ -83,7 +83,7 @@ class Constellations:
     triangles: Triangles
     tree: cKDTree
 
-
+# %% ../../nbs/07_federation/10_constellations.ipynb #60ce076a
 def constellations(sections: list[NDArray[Any]]) -> Constellations:
     """From the beads (n, 2), um, of aligned sections. More than `MOST_TRIANGLES`: every second, third, ... section is used."""
     every = [triangles(s) for s in sections]
@@ -113,7 +113,7 @@ class Proposals:
     slide: NDArray[np.complex128]
     sample: NDArray[np.complex128]
 
-
+# %% ../../nbs/07_federation/10_constellations.ipynb #5d1d361c
 def propose(points: NDArray[Any], sample: Constellations) -> Proposals:
     """The poses that the triangles of a slide's beads (n, 2), um, propose."""
     own = triangles(points)
@@ -144,7 +144,7 @@ class Pose:
     slide: NDArray[np.float64]
     sample: NDArray[np.float64]
 
-
+# %% ../../nbs/07_federation/10_constellations.ipynb #6e4bbf27
 def _cells(p: Proposals, shift: float) -> NDArray[np.int64]:
     turns = int(360 / CELL_DEG)
     angle = np.floor(np.degrees(np.angle(p.turn)) / CELL_DEG + shift).astype(np.int64) % turns
@@ -172,7 +172,7 @@ def _gather(p: Proposals, seed: int) -> NDArray[np.int64]:
         )
     return np.flatnonzero(near)
 
-
+# %% ../../nbs/07_federation/10_constellations.ipynb #ac824010
 def _pose(p: Proposals, members: NDArray[np.int64]) -> Pose:
     pairs = np.column_stack([p.slide[members].ravel(), p.sample[members].ravel()])
     pairs = np.unique(np.round(pairs, 3), axis=0)

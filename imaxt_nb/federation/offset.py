@@ -92,7 +92,7 @@ def with_offset(match: SlideMatch, stack: Stack, offset: SliceOffset) -> SlideMa
         why += f"; the next section is nearly as likely: {2 * other:.1f} um farther, error {match.z_err_um:.1f} um"
     return replace(match, status="matched", section=section, why=why + note)
 
-
+# %% ../../nbs/07_federation/45_offset.ipynb #89791f0c
 def place_all(
     matches: Mapping[str, SlideMatch], stack: Stack, offset_um: float | None = None
 ) -> tuple[dict[str, SlideMatch], SliceOffset]:

@@ -49,7 +49,7 @@ def _correlation(a: NDArray[Any], b: NDArray[Any], reach: int) -> NDArray[np.flo
     full = fft.irfft2(product, shape)[: 2 * reach + 1, : 2 * reach + 1]
     return np.asarray(full / norm, dtype=np.float64)
 
-
+# %% ../../nbs/07_federation/66_pixels.ipynb #488bc73e
 def _peak(c: NDArray[Any], sign: int) -> tuple[float, float, float, float]:
     """(row, column) of the peak from the middle, its significance and the error of its place, all in pixels; significance 0 for a peak at the border."""
     c = sign * c
@@ -89,7 +89,7 @@ class Patches:
         """What all that are beyond chance know together."""
         return float(self.significance[self.good].sum())
 
-
+# %% ../../nbs/07_federation/66_pixels.ipynb #76862d4d
 def patch_offsets(
     first: NDArray[Any], other: NDArray[Any], pixel_um: float, *, sign: int = 1, patch_um: float = PATCH_UM, reach_um: float = REACH_UM
 ) -> Patches:  # fmt: skip

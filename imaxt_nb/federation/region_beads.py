@@ -63,7 +63,7 @@ class ImcFederationParameters(BeadParameters):
     )
     cube: str = param("stpt", "the cube whose sections regions are compared with", min_length=1)
 
-
+# %% ../../nbs/07_federation/68_region_beads.ipynb #cfbf4757
 class Region(Protocol):
     """What is needed of a converted region (`readers.imc.RawRegion`)."""
 

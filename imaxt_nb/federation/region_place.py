@@ -71,7 +71,7 @@ def region_pictures(
     hidden = paint(wide, made["all channels"].shape, pixel_um) > 0
     return {n: np.where(hidden, np.float32(np.nan), p) for n, p in made.items()}
 
-
+# %% ../../nbs/07_federation/69_region_place.ipynb #aa83c4d4
 def discs(beads: pd.DataFrame) -> NDArray[np.float64]:
     """(n, 3): x, y, radius in um of all that a catalogue has, what didn't fit included."""
     found = beads[["x_um", "y_um", "radius_um"]].to_numpy(float)
@@ -199,7 +199,7 @@ class PlacedRegion:
             return ""
         return _joined("chain, beads" if len(self.pairs) else "chain", pixels=self.in_section)
 
-
+# %% ../../nbs/07_federation/69_region_place.ipynb #7bd688e6
 def _joined(name: str, pixels: Seen | None) -> str:
     return f"{name}, pixels" if pixels is not None and pixels.say is not None else name
 
@@ -225,7 +225,7 @@ def shared_beads(
     ok = believable(known, e)
     return Evidence(e.points[ok], e.targets[ok], e.errors_um[ok], scatter_um)
 
-
+# %% ../../nbs/07_federation/69_region_place.ipynb #4d2080d4
 def _pair_table(name: str, e: Evidence, known: Known, say: Say | None) -> pd.DataFrame:
     """Beads of region and section: distance by the chain, where none has a say, and as used, leaving the bead out."""
     import pandas as pd

@@ -47,7 +47,7 @@ def plot_patches(ax: Any, s: Seen) -> None:
 def _crop(picture: NDArray[Any], um: float, matrix: Matrix, box: Box, step: float) -> NDArray[Any]:
     return reproject([picture], (um, um), box, step, partial(apply, inverse(matrix)))
 
-
+# %% ../../nbs/07_federation/72_region_plots.ipynb #991b95ae
 def plot_pixels(
     sample: Sample, placed: list[PlacedRegion], regions: Any, prefix: str = "imc", cube: str = "stpt", most: int = 3, side_um: float = 160.0
 ) -> Any:  # fmt: skip

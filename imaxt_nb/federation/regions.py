@@ -75,7 +75,7 @@ def together(
             )
     return found
 
-
+# %% ../../nbs/07_federation/70_regions.ipynb #d7ef1168
 def _with(through: AffineFit, known: AffineFit, flat: Matrix) -> AffineFit:
     """The combined matrix with the errors of the fit that it rests on."""
     back = np.linalg.inv(flat[:, :2])
@@ -199,7 +199,7 @@ def _pairs(places: Mapping[str, PlacedRegion]) -> pd.DataFrame:
     parts = [q.pairs for q in places.values() if q.pairs is not None]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"region": []})
 
-
+# %% ../../nbs/07_federation/70_regions.ipynb #c68bc13c
 def region_table(places: Mapping[str, PlacedRegion]) -> pd.DataFrame:
     """region, status, slide, link (what ties it to its slide), way (what brought it to the sample), n_slide_pairs, n_pairs of beads and n_patches of the section, error_um
     (expected, after all), chain_error_um, before_um and left_out_um of patches, z_um, z_err_um, log10_chance, why."""

@@ -36,7 +36,7 @@ def _grid(box_um: Box, pixel_um: float) -> tuple[int, int]:
         )
     return shape
 
-
+# %% ../../nbs/07_federation/55_reproject.ipynb #9c406156
 def places(
     shape: tuple[int, int], box_um: Box, pixel_um: float, back: Mapping
 ) -> NDArray[np.float64]:

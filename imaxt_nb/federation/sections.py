@@ -49,13 +49,13 @@ def mutual(
     mine = mine[back[theirs[mine]] == mine]
     return mine, theirs[mine]
 
-
+# %% ../../nbs/07_federation/20_sections.ipynb #44f753ea
 def sensible(matrix: Matrix) -> bool:
     """Whether a transform stretches by no more than `STRETCH` either way."""
     s = np.linalg.svd(matrix[:, :2], compute_uv=False)
     return bool(s[0] < STRETCH and s[1] > 1 / STRETCH)
 
-
+# %% ../../nbs/07_federation/20_sections.ipynb #5f80d3b6
 @dataclass(frozen=True)
 class Candidate:
     """A pose made precise: fit from slide to sample; per section its votes; number k of the best section; mutual pairs; odds."""

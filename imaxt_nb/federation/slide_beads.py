@@ -67,7 +67,7 @@ def sample_stack(sample: Sample) -> Stack:
             )
     return stack_sections(aligned_beads(sample.table("beads"), sample.table("sections")))
 
-
+# %% ../../nbs/07_federation/58_slide_beads.ipynb #cee04ea9
 def aligned_beads(beads: pd.DataFrame, sections: pd.DataFrame) -> pd.DataFrame:
     """The beads that fitted, in the frame where sections agree: x_um, y_um less dx_um, dy_um; z_um of the planes."""
     good = beads[beads.flag == "ok"] if "flag" in beads else beads

@@ -45,7 +45,7 @@ class Federation:
     offset: SliceOffset
     stack: Stack
 
-
+# %% ../../nbs/07_federation/60_slides.ipynb #90f23cb0
 def transform_of(
     match: SlideMatch, beads: pd.DataFrame, stack: Stack, warp: bool
 ) -> tuple[SlideTransform, pd.DataFrame]:
@@ -143,7 +143,7 @@ def placed_frame(name: str, t: SlideTransform, how: str, key: str) -> Frame:
         name, ROOT, as_3d(t.matrix, t.z_um).tolist(), round(t.error_um, 4), how + field, key or None
     )
 
-
+# %% ../../nbs/07_federation/60_slides.ipynb #c4c05740
 def _frames(f: Federation, modality: str, known: Mapping[str, Frame], key: str) -> list[Frame]:
     frames = [] if ROOT in known else [Frame(ROOT, how="the aligned sections of STPT")]
     for slide, match in f.matches.items():
@@ -211,7 +211,7 @@ def _say(f: Federation, warn: Callable[[str], None]) -> None:
                 f"slide {row['slide']} claims section {row['section']}, as does {row['same_section']}"
             )
 
-
+# %% ../../nbs/07_federation/60_slides.ipynb #2a0b5858
 def federation_metrics(f: Federation) -> dict[str, float | int]:
     """What goes on record."""
     t, found = f.table, {}

@@ -174,7 +174,7 @@ class VoteCurve:
         away = np.abs(np.asarray(z, dtype=float) - self.z_um) - self.flat_um
         return self.constant + self.height * _shape(away, self.sharing, self.step_um)
 
-
+# %% ../../nbs/07_federation/15_stack.ipynb #30dc119e
 def _shape(away: NDArray[Any], sharing: NDArray[Any], step: float) -> NDArray[np.float64]:
     return np.interp(np.maximum(away, 0) / step, np.arange(len(sharing)), sharing)
 

@@ -47,7 +47,7 @@ class Way:
             else self.slide.to_slide(points)
         )
 
-
+# %% ../../nbs/07_federation/62_views.ipynb #65605202
 def _transform(sample: Sample, frame: str) -> SlideTransform | None:
     """The slide's, with its local deformation, if the frame is a placed slide's."""
     modality, _, slide = frame.partition(":")
@@ -104,7 +104,7 @@ def _levels(
     )
     return [a[(k, *where)] for a in image.levels]
 
-
+# %% ../../nbs/07_federation/62_views.ipynb #63ecf917
 def view(
     sample: Sample, source: str, box_um: Box, pixel_um: float, *, target: str | None = None, channel: str | int | None = None,
     label: str | None = None, z_um: float | None = None,

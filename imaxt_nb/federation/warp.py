@@ -43,7 +43,7 @@ class Warp:
         variance = self.size_um**2 - np.einsum("ij,jk,ik->i", k, self.inverse, k)
         return k @ self.solution, np.sqrt(np.maximum(variance, 0))
 
-
+# %% ../../nbs/07_federation/30_warp.ipynb #a04e85b6
 def _kernel(a: NDArray[Any], b: NDArray[Any], size: float, length: float) -> NDArray[np.float64]:
     d2 = ((a[:, None] - b[None]) ** 2).sum(-1)
     return size**2 * np.exp(-d2 / (2 * length**2))
@@ -61,7 +61,7 @@ def _evidence(values: NDArray[Any], kernel: NDArray[Any], ratio: float) -> tuple
     noise2 = max((white**2).sum() / (2 * n), 1e-8)
     return 2 * np.log(np.diag(factor)).sum() + n * np.log(noise2), float(np.sqrt(noise2))
 
-
+# %% ../../nbs/07_federation/30_warp.ipynb #9d22ced0
 def fit_warp(points: NDArray[Any], targets: NDArray[Any]) -> Warp:
     """The field that takes points (n, 2) to targets (n, 2), um, which an affine brought together as well as it could.
 

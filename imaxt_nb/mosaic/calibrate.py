@@ -81,7 +81,7 @@ class CalibrationReport:
         good = (a > 0) & (b > 0)
         return np.asarray(2 * (a - b)[good] / (a + b)[good])
 
-
+# %% ../../nbs/05_mosaic/18_calibrate.ipynb #4e20d3e0
 def _at(image: Floats, places: NDArray[np.float64]) -> Any:
     r, c = (
         np.clip(np.rint(p).astype(int), 0, n - 1) for p, n in zip(places, image.shape, strict=True)

@@ -189,7 +189,7 @@ def _sides(image: Floats) -> list[Floats]:
     h, w = (max(8, n // 10) for n in image.shape)
     return [image[:h], image[-h:], image[:, :w], image[:, -w:]]
 
-
+# %% ../../nbs/05_mosaic/16_calibrate_choice.ipynb #a0a82e60
 def _sharpness(image: Floats, fine: float = 1.5) -> float:
     """Power of the gradients that registration uses, in excess of that of their noise (which second differences show), over it."""
     root = np.sqrt(np.maximum(image, 0) + 1)
@@ -248,7 +248,7 @@ def find_distortion(sample: Any, text: str, modality: str) -> Distortion:
             return read_distortion(place)
     raise UsageError(f"parameter distortion: no distortion.json at {' or '.join(places)}")
 
-
+# %% ../../nbs/05_mosaic/16_calibrate_choice.ipynb #b2f3e1a9
 def pair_offsets(
     read: Any, pairs: Sequence[Pair], d: Distortion | None, shape: Any, reach: int, margins: Margins
 ) -> Any:

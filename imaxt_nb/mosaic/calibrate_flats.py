@@ -116,7 +116,7 @@ def by_place(tiles: list[TileSummary], numbers: list[int], least: int = 8) -> li
         TileSummary(*(np.mean([getattr(t, a) for t in g], axis=0) for a in parts)) for g in groups
     ]
 
-
+# %% ../../nbs/05_mosaic/17_calibrate_flats.ipynb #b25889bf
 def tile_stray(
     tiles: list[TileSummary], dark: float, tolerance: float, shape: tuple[int, int]
 ) -> tuple[Stray, Stray]:

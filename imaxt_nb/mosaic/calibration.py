@@ -124,7 +124,7 @@ def _thin(planes: Plane) -> Plane:
     first = planes[:, :1, :1]
     return np.broadcast_to(first.copy(), planes.shape) if (planes == first).all() else planes
 
-
+# %% ../../nbs/05_mosaic/13_calibration.ipynb #f57f0e59
 def save_calibration(folder: str, c: Calibration) -> None:
     """Write the product; what was there moves to `superseded/`, parts that are None as well."""
     flat = {"weight": c.weight} | ({} if c.flat is None else {"flat": c.flat})

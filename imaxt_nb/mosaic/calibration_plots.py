@@ -188,7 +188,7 @@ def tile_reader(raw: Any, report: CalibrationReport) -> Callable[[Hashable], Flo
     channel = report.channels.index(name)
     return lambda key: finite(tiles.any(key, channel))
 
-
+# %% ../../nbs/05_mosaic/19_calibration_plots.ipynb #f710e951
 def plot_overlap(
     report: CalibrationReport, read: Any, pixel_um: float = 1.0, size: int = 260
 ) -> Figure | None:

@@ -138,7 +138,7 @@ def _shared(n: int, offset: float, points: int = 9) -> Floats:
     low, high = max(0.0, offset), min(n - 1.0, n - 1.0 + offset)
     return np.linspace(low, max(low, high), points)
 
-
+# %% ../../nbs/05_mosaic/08_distortion.ipynb #43166e71
 def _check(d: Distortion) -> None:
     """`BadInput` for a model that can't be."""
     if d.form not in FORMS:
@@ -177,7 +177,7 @@ def polynomial(coefficients: ArrayLike, tile_shape: tuple[int, int], **more: Any
     middle = ((rows - 1) / 2, (columns - 1) / 2)
     return Distortion(full, middle, max(rows, columns) / 2, tile_shape, **more)
 
-
+# %% ../../nbs/05_mosaic/08_distortion.ipynb #d5ff4914
 def no_distortion(tile_shape: tuple[int, int]) -> Distortion:
     """Zero everywhere."""
     return polynomial(np.zeros((2, len(TERMS))), tile_shape)

@@ -116,7 +116,7 @@ def _gathered(found: dict[int, Matrix]) -> tuple[Matrix, NDArray[np.int_]]:
     rows = np.concatenate([*found.values(), np.zeros((0, 8))])
     return rows, np.repeat(np.array(list(found), int), sizes)
 
-
+# %% ../../nbs/05_mosaic/12_distortion_fit.ipynb #c38a2122
 def _enough(patches: Matrix, pair: NDArray[np.int_], least: int = 12) -> None:
     if len(patches) < least:
         raise BadInput(
@@ -136,7 +136,7 @@ class _Step:
     offsets: dict[int, Matrix]
     figures: dict[str, Any]
 
-
+# %% ../../nbs/05_mosaic/12_distortion_fit.ipynb #0e56eeba
 def _step(
     reads: Sequence[Read], pairs: Sequence[Pair], offsets: dict[int, Matrix], model: Distortion,
     side: int, margins: Margins, workers: int,
@@ -195,7 +195,7 @@ def _turned(d: Distortion, q: Matrix) -> Matrix:
     ends = [d.displacement(*(q + s * half).T) for s in (1, -1)]
     return np.asarray((ends[0] - ends[1]).T)
 
-
+# %% ../../nbs/05_mosaic/12_distortion_fit.ipynb #e97bb492
 def _raw_or_ideal(
     model: Distortion, q: Matrix, t: Matrix, pair: NDArray[np.int_], left: Matrix, widths: Matrix
 ) -> tuple[Matrix, float, float]:

@@ -46,7 +46,7 @@ def lines(places: Floats, apart: float) -> Ints:
     out[order] = np.cumsum(np.diff(places[order], prepend=places[order[0]]) > apart)
     return out
 
-
+# %% ../../nbs/05_mosaic/28_drift.ipynb #88ff739f
 def _scans(rows: Ints, columns: Ints) -> list[Ints]:
     """Ranks (n,) of tiles in the orders that a stage may have gone."""
     found = [np.arange(len(rows))]
@@ -143,7 +143,7 @@ def _along(z: Floats, stage: Floats, f: Ints) -> tuple[Floats, Floats, float, tu
     error = np.sqrt(variance * (1 + np.maximum(left, 0)) + unsure)
     return mean, error, float(np.sqrt(variance)), tuple(used)
 
-
+# %% ../../nbs/05_mosaic/28_drift.ipynb #f4e2df36
 def _unsure(effects: Floats, p: Floats, z: Floats, f: Ints) -> Floats:
     """(n,) variance of tiles that are on one or the other side of a step."""
     if effects.shape[1] > 1:
@@ -151,7 +151,7 @@ def _unsure(effects: Floats, p: Floats, z: Floats, f: Ints) -> Floats:
     e = effects[:, 0]
     return np.asarray((e[f] @ p @ z[f]) ** 2 * e * (e.max() - e))
 
-
+# %% ../../nbs/05_mosaic/28_drift.ipynb #67ea55fa
 def find_drift(away: Floats, known: Ints, stage: Floats) -> Drift | None:
     """What the stage's errors `away` (n, 2) have in common, of which those of the tiles `known` are known; None if nothing.
 

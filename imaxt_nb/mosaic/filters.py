@@ -41,7 +41,7 @@ def _sum_rows(a: Any, y: int, taps: Any, to: Any) -> None:
         for x in range(w):
             to[x] += i * p[x]
 
-
+# %% ../../nbs/05_mosaic/02_filters.ipynb #935af1a5
 @njit(fastmath={"contract"})
 def _sum_columns(line: Any, taps: Any, to: Any) -> None:
     """to[x] = sum of line[x], line[x + 1], ..."""
@@ -73,7 +73,7 @@ def _correlate(a: Any, down: Any, right: Any, out: Any) -> None:
             line[r + w - 1 + i] = middle[_mirrored(w - 1 + i, w)]
         _sum_columns(line, right, out[y])
 
-
+# %% ../../nbs/05_mosaic/02_filters.ipynb #abbc5704
 def correlate(
     image: NDArray[Any], down: NDArray[np.float32], right: NDArray[np.float32]
 ) -> NDArray[np.float32]:
@@ -149,7 +149,7 @@ def _box(a: Any, size: int, out: Any) -> None:
         for x in range(w):
             lower[x] += np.float64(new[x]) - np.float64(old[x])
 
-
+# %% ../../nbs/05_mosaic/02_filters.ipynb #e336873c
 @njit
 def _differences(sums: Any, size: int, share: float, to: Any) -> None:
     high = sums[size:]

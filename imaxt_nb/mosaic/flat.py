@@ -29,7 +29,7 @@ def bin_mean(image: NDArray[Any], size: int) -> Floats:
     sums = lines.reshape(*lines.shape[:-1], w, size).sum(axis=-1)
     return np.asarray(sums / np.float32(size * size))
 
-
+# %% ../../nbs/05_mosaic/04_flat.ipynb #f50305d0
 @dataclass(frozen=True)
 class TileSummary:
     """A tile's bins (h, w) and its means over rows (one a column) and over columns (one a row), float32."""
@@ -38,7 +38,7 @@ class TileSummary:
     columns: Floats
     rows: Floats
 
-
+# %% ../../nbs/05_mosaic/04_flat.ipynb #13feafd9
 def summarise(tile: NDArray[Any], size: int) -> TileSummary:
     """What the flat needs of a tile (y, x); pixels that are not finite don't count."""
     if np.issubdtype(tile.dtype, np.floating) and not np.isfinite(tile).all():
@@ -62,7 +62,7 @@ def _halve(image: Floats) -> Floats:
     total = x[..., ::2, ::2] + x[..., 1::2, ::2] + x[..., ::2, 1::2] + x[..., 1::2, 1::2]
     return np.asarray(total / 4, np.float32)
 
-
+# %% ../../nbs/05_mosaic/04_flat.ipynb #314772f1
 def stretch(image: Floats, shape: tuple[int, int], factor: float = 2) -> Floats:
     """The image (.., y, x), whose pixels are bins of `factor`, at `shape`: bilinear, extrapolated at the rim."""
     for axis, n in ((-2, shape[0]), (-1, shape[1])):
@@ -93,7 +93,7 @@ def robust_mean(bands: Floats, use: Floats, window: int, rounds: int = 3) -> Flo
         mean = (weight * bands).sum(0) / np.maximum(weight.sum(0), 1e-20)
     return mean
 
-
+# %% ../../nbs/05_mosaic/04_flat.ipynb #b112dcb0
 def keep_signal(
     one: Floats, two: Floats, window: int, strictness: float = 1.5
 ) -> tuple[Floats, Floats]:
@@ -187,7 +187,7 @@ def _by_scale(logs: Floats, use: Floats, window: int, least: int) -> tuple[Float
     variance = sum(max(float(e.mean()), 0.0) for e in errors if min(e.shape) >= least)
     return total, variance
 
-
+# %% ../../nbs/05_mosaic/04_flat.ipynb #c4a77b45
 def _centred(half: Floats) -> Floats:
     """Less its mean: logarithms of few photons are skewed, and the robust mean of what is skewed isn't its mean, in both halves alike."""
     return np.asarray(half - half.mean(), np.float32)
@@ -209,14 +209,14 @@ def _lines(profiles: Sequence[Floats], smooth: float = 15, window: int = 61) -> 
     local = rest * _share(one - wave, two - wave, window, 3 * window, 8)
     return np.asarray(wave + local, np.float32)
 
-
+# %% ../../nbs/05_mosaic/04_flat.ipynb #4542ffa7
 def _share(a: NDArray[Any], b: NDArray[Any], near: int, wide: int, least: float) -> Any:
     """Wiener's filter of the mean of two halves, where its power (over `near`) is `least` times that of the noise (over `wide`)."""
     power = ndi.uniform_filter1d(np.abs(a + b) ** 2 / 4, near)
     noise = ndi.uniform_filter1d(np.abs(a - b) ** 2 / 4, wide)
     return np.where(power > least * noise, power - noise, 0) / (power + 1e-30)
 
-
+# %% ../../nbs/05_mosaic/04_flat.ipynb #d26f789b
 def _line_mean(p: NDArray[np.float64], window: int) -> NDArray[np.float64]:
     mean = np.zeros(p.shape[1])
     for turn in range(4):

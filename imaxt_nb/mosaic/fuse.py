@@ -52,7 +52,7 @@ class Optics:
     step: int
     extent: Extent
 
-
+# %% ../../nbs/05_mosaic/33_fuse.ipynb #4107e537
 def optics_of(calibration: Any, feather_percent: float = 0.0, step: int = 16) -> Optics:
     """A `Calibration` (dark, flat, weight, lattice) made ready."""
     weight = feathered(calibration.weight, feather_percent)
@@ -74,7 +74,7 @@ def _mean(num: Any, den: Any, low: float, high: float, pedestal: float, out: Any
                 v = top if v > top else v
             out[i, j] = v if d > 0 else np.float32(0)
 
-
+# %% ../../nbs/05_mosaic/33_fuse.ipynb #20a6c14a
 def finish_mean(
     num: NDArray[np.float32], den: NDArray[np.float32], out: NDArray[Any], pedestal: float = 0.0
 ) -> None:

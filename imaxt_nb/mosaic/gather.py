@@ -52,7 +52,7 @@ def _correct(raw: Any, dark: Any, flat: Any, weight: Any, out: Any) -> None:
                 good = (gain > 0) & (gain < np.float32(np.inf)) & (w[j] > 0)
                 out[k, i, j] = v if good else none
 
-
+# %% ../../nbs/05_mosaic/01_gather.ipynb #6743ff2c
 def correct(
     raw: NDArray[Any],
     dark: NDArray[Any] | None,
@@ -72,7 +72,7 @@ def correct(
         _correct(*(_line(a, raw.shape) for a in (plain, *known)), out)
     return out
 
-
+# %% ../../nbs/05_mosaic/01_gather.ipynb #f6779c1e
 def _empty(shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Room for (c, y, x) with `BLOCK` columns to spare, for blocks that overshoot."""
     full = np.empty((*shape[:-1], shape[-1] + BLOCK), np.float32)
@@ -94,7 +94,7 @@ def check_displacement(displacement: NDArray[Any], shape: tuple[int, int], step:
             expected=(2, *need),
         )
 
-
+# %% ../../nbs/05_mosaic/01_gather.ipynb #da0aa735
 def source_box(
     box: Box, shift: tuple[float, float], displacement: NDArray[np.float32], step: int, shape: tuple[int, int],
 ) -> Box:  # fmt: skip

@@ -37,7 +37,7 @@ class Normal:
     g: Matrix
     variance: float
 
-
+# %% ../../nbs/05_mosaic/10_intensities.ipynb #73ef69da
 def normal_equations(
     a: Plane, b: Plane, t: Any, lattice: Plane, model: Distortion, side: int, margins: Margins,
     fine: float = 1.5,
@@ -110,7 +110,7 @@ def solve_intensities(
     covariance = inverse @ (noise + prior) @ inverse.T * max(1.0, misfit)
     return Solution(x, covariance, weights, misfit)
 
-
+# %% ../../nbs/05_mosaic/10_intensities.ipynb #bbbc57c1
 def _chi2(e: Normal, x: Matrix) -> float:
     """How significantly a patch is still displaced."""
     left = (e.g - e.h @ x)[N:]

@@ -29,7 +29,7 @@ def _cells(x0: float, step: int, last: int, cell: Any, rest: Any) -> None:
         cell[j] = min(int(t), last - 1)
         rest[j] = F(t - cell[j])
 
-
+# %% ../../nbs/05_mosaic/00_kernel.ipynb #fccba289
 @njit(fastmath={"contract"})
 def _row_shift(up: Any, low: Any, g: Any, cell: Any, rest: Any, line: Any, out: Any) -> None:
     """One component of raw minus ideal coordinates along a row at `g` between two lines of the lattice."""
@@ -55,7 +55,7 @@ def _split(shift: Any, fraction: Any, origin: int, whole: Any, f: Any) -> None:
         f[3, j] = ((F(-1.5) * t + F(2)) * t + h) * t
         f[4, j] = (h * t - h) * t * t
 
-
+# %% ../../nbs/05_mosaic/00_kernel.ipynb #bc5113fc
 @njit
 def _runs(p: Any, q: Any, starts: Any) -> int:
     """Where runs of equal shifts begin, in `starts`, and the end; how many there are. q is less column j."""
@@ -82,7 +82,7 @@ def _line(s: Any, k: Any, p: Any, x: Any, v: Any, i: Any) -> Any:
     a = v[U(1), i] * s[k, p, x] + v[U(2), i] * s[k, p, x + U(1)]
     return a + v[U(3), i] * s[k, p, x + U(2)] + v[U(4), i] * s[k, p, x + U(3)]
 
-
+# %% ../../nbs/05_mosaic/00_kernel.ipynb #839117b1
 @njit(fastmath={"contract"}, inline="always")
 def _cubic_block(s: Any, k: Any, p: Any, q: Any, u: Any, v: Any, j: Any, out: Any) -> None:
     for t in range(BLOCK):
@@ -118,7 +118,7 @@ def _row(
         for i in range(j1, e):
             out[i] = np.nan
 
-
+# %% ../../nbs/05_mosaic/00_kernel.ipynb #5feb2622
 @njit(fastmath={"contract"})
 def _add(z: Any, a: Any, num: Any, den: Any, start: int, stop: int) -> bool:
     """Add pixels of a row to the sums, those that are not numbers left out; whether some of these have confidence."""
@@ -147,7 +147,7 @@ def _usable(s: Any, w: Any, k: int, p: int, q: int, fr: Any, fc: Any) -> Any:
                 total += b
     return value, weight, total
 
-
+# %% ../../nbs/05_mosaic/00_kernel.ipynb #728fbb72
 @njit
 def _careful(
     s: Any, w: Any, k: int, p: Any, q: Any, u: Any, v: Any, z: Any, a: Any, num: Any, den: Any,

@@ -38,7 +38,7 @@ class MosaicParameters(PlaceParameters, RenderParameters):
         """Of the tables of tiles and links: those of STPT, whose frame is the sample's, have none."""
         return ""
 
-
+# %% ../../nbs/05_mosaic/36_mosaic.ipynb #8056b71b
 class TilesMosaicParameters(MosaicParameters):
     """What tiles/mosaic can be told."""
 
@@ -90,7 +90,7 @@ def sample_calibration(sample: Sample, raw: RawTiles, warn: Callable[[str], None
     )
     return identity(raw.tile_shape)
 
-
+# %% ../../nbs/05_mosaic/36_mosaic.ipynb #5bc7dbe1
 def mosaic_sample(
     sample: Sample, p: MosaicParameters, key: str = "", warn: Callable[[str], None] = print
 ) -> Mosaic:
@@ -122,7 +122,7 @@ def section_table(m: Mosaic) -> pd.DataFrame:
         rows.append({str(k): v for k, v in row.items()} | found)
     return pd.DataFrame(rows)
 
-
+# %% ../../nbs/05_mosaic/36_mosaic.ipynb #53f3063e
 def mosaic_metrics(m: Mosaic) -> dict[str, float | int]:
     """What goes on record: the most telling first."""
     t = m.tiles[m.tiles["status"] != "missing"]

@@ -54,7 +54,7 @@ def neighbours(
     pairs = np.sort(pairs[side & ~whole], axis=1)
     return np.asarray(pairs[np.lexsort(pairs.T[::-1])], int)
 
-
+# %% ../../nbs/05_mosaic/14_neighbours.ipynb #6f2faad3
 def neighbour_pairs(
     keys: Sequence[Hashable], places: NDArray[np.float64], shape: tuple[int, int], least: int = 32
 ) -> list[Pair]:

@@ -31,14 +31,14 @@ class Cover:
     blurred: Pixels
     around: Pixels
 
-
+# %% ../../nbs/05_mosaic/22_offsets.ipynb #221bfba7
 def cover(weight: Pixels, sigma: float) -> Cover:
     """For a band that is blurred by `sigma` px."""
     least = np.float32(1e-3)
     around = np.maximum(box_mean(weight, FINE_HIGH_PASS), least)
     return Cover(weight, np.maximum(blur(weight, sigma), least), around)
 
-
+# %% ../../nbs/05_mosaic/22_offsets.ipynb #7d1754e1
 def smooth(values: Pixels, seen: Cover | None, sigma: float) -> Pixels:
     """A band of the structure in (y, x): blurred by `sigma` px, less the surroundings."""
     if seen is None:
@@ -49,7 +49,7 @@ def smooth(values: Pixels, seen: Cover | None, sigma: float) -> Pixels:
         (soft - box_mean(soft * seen.weight, FINE_HIGH_PASS) / seen.around) * seen.weight
     )
 
-
+# %% ../../nbs/05_mosaic/22_offsets.ipynb #fbd4a40c
 def sigma_for(snr: Floats, bins: int) -> float:
     """The blur in px that keeps what is above the noise, from the SNR (c, ring) of the coarse search."""
     above = snr.sum(axis=0)[2:] > 0.5
@@ -75,7 +75,7 @@ class Offset:
     signal: float
     excess_err: float = 0.0
 
-
+# %% ../../nbs/05_mosaic/22_offsets.ipynb #c1e33e54
 def matching(
     a: Strip, b: Strip, displacement: NDArray[np.int_]
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:
@@ -135,7 +135,7 @@ def _bands(a: Strip, b: Strip, at: Any, sigma: float) -> list[_Band]:
         bands.append(_band(seen, weights, (noise[0], noise[1])))
     return bands
 
-
+# %% ../../nbs/05_mosaic/22_offsets.ipynb #6f692a83
 def _band(seen: list[Pixels], weights: list[Pixels | None], noise: tuple[float, float]) -> _Band:
     (p, q), sums = seen, np.empty((2 * LAGS + 1, 2 * LAGS + 1, 6))
     wa, wb = (np.ones(p.shape, np.float32) if w is None else w for w in weights)
@@ -157,7 +157,7 @@ def _combined(bands: list[_Band]) -> Floats:
         total += rho * best / (1 - best**2)
     return total
 
-
+# %% ../../nbs/05_mosaic/22_offsets.ipynb #42eba5af
 @dataclass(frozen=True)
 class Place:
     """A whole-pixel displacement, the sub-pixel rest, and the bands that it was found in."""
@@ -166,7 +166,7 @@ class Place:
     rest: Floats
     bands: list[_Band]
 
-
+# %% ../../nbs/05_mosaic/22_offsets.ipynb #351e390b
 def climb(a: Strip, b: Strip, start: Floats, sigma: float, steps: int) -> Place | None:
     """Uphill from `start` to the nearest peak of the correlation; None if there is none or hardly an overlap."""
     whole, seen = np.round(start).astype(int), set()

@@ -27,7 +27,7 @@ def in_words(orientation: NDArray[Any]) -> str:
     x, y = (ways[(int(m[0]), int(m[1]))] for m in np.asarray(orientation).T)
     return f"the stage's x points {x} in the image, its y {y}"
 
-
+# %% ../../nbs/05_mosaic/15_orientation.ipynb #b9fc719b
 @dataclass(frozen=True)
 class OrientationEvidence:
     """For each of `ORIENTATIONS`: pairs one above the other and side by side, compared and agreeing, (8, 2) each.
@@ -70,7 +70,7 @@ def coarse_view(image: NDArray[Any], bins: int) -> Plane:
     means = cut.reshape(h // bins, bins, w // bins, bins).mean(axis=(1, 3))
     return band(means, 1.0, 15)
 
-
+# %% ../../nbs/05_mosaic/15_orientation.ipynb #0ecdaa7c
 def coarseness(shape: tuple[int, int]) -> int:
     """The px of a bin for tiles of a shape."""
     return max(1, min(shape) // COARSE_PX)

@@ -173,7 +173,7 @@ def _level(rest: NDArray[np.float64]) -> tuple[float, float]:
     i = int(np.argmin(wide))
     return float(r[i : i + k + 1].mean()), max(float(wide[i]) / 2 / FIFTH, 0.005)
 
-
+# %% ../../nbs/05_mosaic/07_overlap_flat.ipynb #5d3731ea
 def _equations(log: Any, terms: Any, x: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Normal matrix (m, m) and right side (m,) of a tile's cells: their logarithms (p,) and terms (p, m) less those at its level."""
     rest = log - terms @ x

@@ -100,7 +100,7 @@ def measure_pair(
         return found
     return _second_look(a, b, fa, fb, plan, snr, found)
 
-
+# %% ../../nbs/05_mosaic/25_pairs.ipynb #27a45a18
 def _differs(k: Link) -> bool:
     """Whether the overlaps differ by more than the noise."""
     return k.offset is not None and k.offset.excess - 2 * k.offset.excess_err > EXCESS
@@ -214,7 +214,7 @@ def stage_scatter(links: list[Link], expected: Floats, guess: float) -> tuple[Fl
     width = 1.4826 * np.median(np.abs(rich - middle), axis=0) * (1 + 2 * 1.17 / np.sqrt(len(rich)))
     return middle, np.maximum(width, 0.1 * guess)
 
-
+# %% ../../nbs/05_mosaic/25_pairs.ipynb #7d1c4fc6
 def agreement_asked(links: list[Link]) -> float:
     """The agreement that true links of a section have, less a tolerance: near 1 where the calibration is good."""
     known = [k.offset.agreement for k in links if k.offset and 0 < k.offset.agreement_err < 0.06]
@@ -230,7 +230,7 @@ def excess_allowed(links: list[Link]) -> float:
     middle = float(np.median(known))
     return middle + max(6 * 1.4826 * float(np.median(np.abs(known - middle))), 2 * EXCESS)
 
-
+# %% ../../nbs/05_mosaic/25_pairs.ipynb #d9553b6b
 def doubted(
     k: Link, expected: Floats, scatter: tuple[Floats, Floats], least: float, most: float
 ) -> Link:

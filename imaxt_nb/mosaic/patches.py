@@ -31,7 +31,7 @@ def common_box(shape: tuple[int, int], offset: Any, margins: Margins = (0, 0, 0,
         ends += [int(np.ceil(max(m0, o + m0))), int(np.floor(min(n - m1, n - m1 + o)))]
     return ends[0], ends[1], ends[2], ends[3]
 
-
+# %% ../../nbs/05_mosaic/06_patches.ipynb #0fb061f3
 def patch_boxes(box: Box, side: int, least: int = 24) -> list[Box]:
     """The box in pieces of about `side` px; none if it is narrower than `least`."""
     h, w = box[1] - box[0], box[3] - box[2]
@@ -65,7 +65,7 @@ def band(
         * (low - ndi.uniform_filter(root, coarse) / np.maximum(ndi.uniform_filter(m, coarse), 1e-3))
     )
 
-
+# %% ../../nbs/05_mosaic/06_patches.ipynb #26901390
 def _taper(image: Plane, n: int = 6) -> Plane:
     for axis, m in enumerate(image.shape):
         k = np.arange(m) + 0.5

@@ -121,12 +121,12 @@ def _monomials(t: float) -> tuple[Floats, Floats, Floats]:
     p = t**k
     return p, k * np.append(0, p[:-1]), k * (k - 1) * np.append([0, 0], p[:-2])
 
-
+# %% ../../nbs/05_mosaic/21_peaks.ipynb #4e22f1d8
 def value_at(z: Floats, p: Floats) -> float:
     """The polynomial through the 5 x 5 map at (row, column) from its middle."""
     return float(_monomials(p[0])[0] @ (_POWERS @ z @ _POWERS.T) @ _monomials(p[1])[0])
 
-
+# %% ../../nbs/05_mosaic/21_peaks.ipynb #66ecbd5d
 def summit(z: Floats) -> Floats:
     """Where a 5 x 5 map has its maximum, (row, column) from the middle.
 

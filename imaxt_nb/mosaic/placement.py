@@ -31,7 +31,7 @@ class Links:
     covariance: Floats
     common: Floats | None = None
 
-
+# %% ../../nbs/05_mosaic/29_placement.ipynb #01128c2e
 @dataclass(frozen=True)
 class Placement:
     """Positions (n, 2) and their errors, in the units and axes of the links.
@@ -135,7 +135,7 @@ def _learn_stage(s: _Solution, stage: Floats, frame: NDArray[np.bool_], guess: f
     # the logarithm of a robust scatter of n has variance 1.36 / n; that of the guess 1
     return np.asarray(guess * (found / guess) ** (n / (n + 1.36)))
 
-
+# %% ../../nbs/05_mosaic/29_placement.ipynb #64208dbb
 @dataclass(frozen=True)
 class _Fit:
     """A solution with the weights of links (m,) and of the stage's positions (n,), and the stage's error (2,), of each tile if there is a drift."""
@@ -187,7 +187,7 @@ def _redundancy(links: Links, s: _Solution, inverse: Floats) -> Floats:
     found = s.covariance_at(np.concatenate(rows), np.concatenate(cols)).reshape(16, -1)
     return np.clip(2 - (np.array(factors) * found).sum(axis=0), 0, 2)
 
-
+# %% ../../nbs/05_mosaic/29_placement.ipynb #cb54a040
 def _excess(links: Links, s: _Solution, weight: Floats, floor: float) -> float:
     """The median squared pull of the residuals over what it should be; 0 if there are no loops."""
     inverse = np.linalg.inv(links.covariance + floor**2 * np.eye(2))
@@ -295,7 +295,7 @@ def _common(links: Links, s: _Solution, w: Floats) -> Floats:
     np.subtract.at(g, 2 * links.tiles[:, :1] + np.arange(2), pull)
     return _respond(s, g)
 
-
+# %% ../../nbs/05_mosaic/29_placement.ipynb #dabdaccb
 def _errors(s: _Solution, island: Ints, common: Floats) -> Floats:
     """(n, 2) standard deviations of the positions to the mean of the well-placed tiles of the largest island."""
     n = len(island)

@@ -72,7 +72,7 @@ def _lines(axes: Any, middle: pd.DataFrame, links: pd.DataFrame, **style: Any) -
     ends = [middle.loc[links[name]].to_numpy() for name in ("tile_a", "tile_b")]
     return axes.add_collection(LineCollection(list(np.stack(ends, axis=1)), **style))
 
-
+# %% ../../nbs/05_mosaic/37_placement_plots.ipynb #c5fc35aa
 def _ellipses(
     axes: Any,
     tiles: pd.DataFrame,

@@ -106,7 +106,7 @@ def reader(
 
     return read
 
-
+# %% ../../nbs/05_mosaic/31_positions.ipynb #838bc219
 def stabiliser(raw: RawTiles, channels: list[int], c: Calibration, most: int = 9) -> Stabiliser:
     """The scale of intensities from some images of each channel, spread over the sample."""
     images: list[list[Any]] = [[] for _ in channels]

@@ -31,7 +31,7 @@ def _dot(a: Any, b: Any) -> Any:
         s += a[x] * b[x]
     return s
 
-
+# %% ../../nbs/05_mosaic/03_products.ipynb #70cafc90
 @njit(fastmath=True)
 def products(
     mean: Any, one: Any, two: Any, weight: Any, differ: Any, down: Any, right: Any, cross: Any, y: Any, score: Any

@@ -31,7 +31,7 @@ def deviations() -> Matrix:
     rows += [at["v3"][1] - at["u2v"][1], at["uv2"][1], at["u3"][1]]
     return np.stack(rows)
 
-
+# %% ../../nbs/05_mosaic/11_radial_prior.ipynb #ba92d895
 def _by_centre(x: Matrix) -> Matrix:
     """How the deviations change when the centre of the distortion moves by one scale down or to the right, (18, 2)."""
     q = np.zeros((N, 2))
@@ -64,7 +64,7 @@ def shrink_to_radial(x: Matrix, covariance: Matrix) -> tuple[Matrix, Matrix, flo
     k = covariance @ a.T @ np.linalg.inv(c + np.diag(widths**2))
     return x - k @ d, *_averaged(x, covariance, a, c, widths), widths
 
-
+# %% ../../nbs/05_mosaic/11_radial_prior.ipynb #c359704f
 def _evidence(d: Matrix, c: Matrix, widths: Matrix) -> float:
     total = c + np.diag(widths**2)
     return -0.5 * float(d @ np.linalg.solve(total, d) + np.linalg.slogdet(total)[1])
@@ -121,7 +121,7 @@ def _slopes(coefficients: Matrix, u: float, v: float) -> Matrix:
     along_v = [zero, u, 2 * v, zero, u * u, 2 * uv, 3 * v * v, u**3, 2 * u * uv, 3 * uv * v]
     return np.asarray(coefficients @ np.array([along_u, along_v]).T)
 
-
+# %% ../../nbs/05_mosaic/11_radial_prior.ipynb #0d2d5ff1
 def linear_terms(x: Matrix, covariance: Matrix) -> Matrix:
     """(2, 2) px: the linear terms that make a polynomial (20,) stationary at its axis, which is where its quadratic terms vanish.
 
@@ -137,7 +137,7 @@ def linear_terms(x: Matrix, covariance: Matrix) -> Matrix:
     u, v = -np.linalg.solve(h, change.T @ w @ q)
     return -_slopes(c, float(u), float(v))
 
-
+# %% ../../nbs/05_mosaic/11_radial_prior.ipynb #e5a1536b
 def about_axis(x: Matrix, covariance: Matrix, step: float = 1e-4) -> tuple[Matrix, Matrix]:
     """Linear terms (2, 2), and the covariance (24, 24) of all terms: of each component `TERMS`, u, v."""
     linear = linear_terms(x, covariance)

@@ -51,7 +51,7 @@ class Registered:
         """(m,) which links are believed."""
         return np.array([link.accepted for link in self.links], bool)
 
-
+# %% ../../nbs/05_mosaic/26_register.ipynb #656f9b0f
 GROUP = 4  # tiles; so that pairs that can't overlap are the same ones for any number of threads
 
 
@@ -67,7 +67,7 @@ class _Job:
     fa: Spectrum
     fb: Spectrum
 
-
+# %% ../../nbs/05_mosaic/26_register.ipynb #c39a158e
 def _reading_order(pairs: Ints, places: Floats, shape: tuple[int, int]) -> Ints:
     """Tiles that have partners, row by row along the shorter side of the mosaic."""
     used = np.unique(pairs)
@@ -131,7 +131,7 @@ MISSING = Link(None, 0.0, False, "missing")
 def _measure(job: _Job) -> Link:
     return measure_pair(job.a, job.b, job.fa, job.fb, job.plan)
 
-
+# %% ../../nbs/05_mosaic/26_register.ipynb #0bf9a31e
 def _chance(jobs: list[_Job], pairs: Ints, places: Floats, shape: tuple[int, int]) -> list[_Job]:
     """Pairs that can't overlap, from the strips of others: each first strip with a later second strip of the same kind and group."""
     made = []

@@ -60,7 +60,7 @@ def depth_pitch_um(raw: Any) -> float:
         return float(raw.section_step_um) / raw.n_planes
     return float(raw.plane_step_um) if raw.plane_step_um > 0 else 1.0
 
-
+# %% ../../nbs/05_mosaic/34_render.ipynb #dd1da569
 def _depth_um(raw: Any, section: int, plane: int) -> float:
     """Depth of a plane; a section that is missing lies between its neighbours."""
     if section in raw.sections:
@@ -106,7 +106,7 @@ def check_census(rows: pd.DataFrame, max_bad_percent: float, warn: Callable[[str
             warn(f"section {section}: {lost} of {of} tile images are missing")
     _refuse(images, missing, max_bad_percent)
 
-
+# %% ../../nbs/05_mosaic/34_render.ipynb #e8ff2700
 def _refuse(images: int, missing: int, max_bad_percent: float) -> None:
     """`BadInput` when too many are missing."""
     if not images or 100 * missing > max_bad_percent * images:
@@ -141,7 +141,7 @@ def _finished(sample: Sample, name: str, key: str) -> bool:
         and sample.image(name).attrs.get("imaxt", {}).get("key") == key
     )
 
-
+# %% ../../nbs/05_mosaic/34_render.ipynb #dec850b9
 def _write_planes(images: list[SectionedImage], painter: Painter, rows: pd.DataFrame) -> None:
     """Every plane that is not committed in all images."""
     done = set.intersection(*(set(image.done) for image in images))
@@ -156,7 +156,7 @@ def _write_planes(images: list[SectionedImage], painter: Painter, rows: pd.DataF
 
 PEDESTAL = 100  # counts: what cameras add, more than four times the noise of a dark background
 
-
+# %% ../../nbs/05_mosaic/34_render.ipynb #f7c73efa
 def pedestal_of(p: RenderParameters, calibration: Any) -> int:
     """What is added to the pixels of a mosaic; recorded in its attributes."""
     if p.dtype != "uint16":
@@ -165,7 +165,7 @@ def pedestal_of(p: RenderParameters, calibration: Any) -> int:
         return p.pedestal
     return PEDESTAL if calibration.dark is not None and calibration.dark.any() else 0
 
-
+# %% ../../nbs/05_mosaic/34_render.ipynb #a58c2918
 def _attributes(
     rows: pd.DataFrame, canvas: Canvas, p: RenderParameters, key: str, damaged: list[str],
     pedestal: float,

@@ -42,7 +42,7 @@ def flatten(values: Pixels, weight: Pixels | None, size: int) -> Pixels:
     mean = box_mean(values * weight, size) / np.maximum(total, 1e-3)
     return np.asarray((values - mean) * weight, np.float32)
 
-
+# %% ../../nbs/05_mosaic/23_search.ipynb #b183ea56
 def share(band: Pixels, noise: float, size: float) -> Pixels | None:
     """The share (y, x) of structure in the power of a band whose noise has variance `noise`, in squares of `size` px.
 
@@ -53,7 +53,7 @@ def share(band: Pixels, noise: float, size: float) -> Pixels | None:
     part = over / (1 + over)
     return None if part.mean() > FULL else np.asarray(part, np.float32)
 
-
+# %% ../../nbs/05_mosaic/23_search.ipynb #c791a512
 @njit(fastmath={"contract"})
 def _bin(values: Any, n: int, out: Any) -> None:
     h, w = out.shape
@@ -71,7 +71,7 @@ def _bin(values: Any, n: int, out: Any) -> None:
                 total += line[x * n + i]
             out[y, x] = total * part
 
-
+# %% ../../nbs/05_mosaic/23_search.ipynb #516c8dcd
 def bin_mean(values: Pixels, n: int) -> Pixels:
     """Means of n x n pixels of (..., y, x); rows and columns that are left over are dropped."""
     *many, h, w = values.shape
@@ -80,7 +80,7 @@ def bin_mean(values: Pixels, n: int) -> Pixels:
         _bin(values[k], n, out[k])
     return out
 
-
+# %% ../../nbs/05_mosaic/23_search.ipynb #d0b17bc8
 def binned(strip: Strip, n: int) -> Strip:
     """A strip in bins of n px; its first bin begins at the strip's first pixel, and its origin is 0."""
     if n == 1:
@@ -110,14 +110,14 @@ class Spectrum:
         """The highest SNR of a ring: what the strip shows above its noise."""
         return float(self.snr[:, 2:].max())
 
-
+# %% ../../nbs/05_mosaic/23_search.ipynb #82b9a0e6
 @lru_cache(maxsize=32)
 def _rings(shape: tuple[int, int]) -> tuple[Any, Any]:
     fy, fx = sf.fftfreq(shape[0])[:, None], sf.rfftfreq(shape[1])[None]
     ring = np.minimum((np.hypot(fy, fx) * 2 * RINGS).astype(np.int32), RINGS - 1)
     return ring, np.bincount(ring.ravel(), minlength=RINGS) + 1e-9
 
-
+# %% ../../nbs/05_mosaic/23_search.ipynb #6e1c758e
 def spectrum(strip: Strip, shape: tuple[int, int], bins: int) -> Spectrum:
     """The spectrum of a strip padded to `shape`, which must hold the strip and the shifts that are searched."""
     view = binned(strip, bins)
@@ -137,7 +137,7 @@ def spectrum(strip: Strip, shape: tuple[int, int], bins: int) -> Spectrum:
     filled = max(float(k.mean()) for k in shares)
     return Spectrum(transform, noise, np.clip(radial / noise - 1, 0, None), view, filled)
 
-
+# %% ../../nbs/05_mosaic/23_search.ipynb #b83e87b0
 def _window(flat: Pixels, noise: float) -> Pixels:
     """By how much the pixels of a flattened strip (y, x) count."""
     soft = blur(flat, COARSE_BLUR)
@@ -153,7 +153,7 @@ class Peak:
     significance: float
     at_limit: bool
 
-
+# %% ../../nbs/05_mosaic/23_search.ipynb #a4bcbcee
 def correlate(a: Spectrum, b: Spectrum, shape: tuple[int, int]) -> tuple[Pixels, Floats]:
     """The likelihood-weighted correlation of two strips, all channels summed, and the SNR that both have."""
     ring, _ = _rings(shape)
@@ -212,7 +212,7 @@ class Search:
         shift = self.expected - np.array(a.origin) + np.array(b.origin)
         return np.round(shift / self.bins).astype(int)
 
-
+# %% ../../nbs/05_mosaic/23_search.ipynb #8e248c3d
 def plan_search(a: Box, b: Box, expected: Floats, reach: int) -> Search:
     """A search between strips with boxes `a` and `b` of tiles that should lie `expected` px apart."""
     rows, cols = max(a[1] - a[0], b[1] - b[0]), max(a[3] - a[2], b[3] - b[2])
@@ -223,7 +223,7 @@ def plan_search(a: Box, b: Box, expected: Floats, reach: int) -> Search:
     fast = [sf.next_fast_len(-(-n // 16) * 16, True) for n in sizes]
     return Search(expected, reach, bins, (fast[0], fast[1]))
 
-
+# %% ../../nbs/05_mosaic/23_search.ipynb #806b4348
 def search(
     a: Spectrum, b: Spectrum, plan: Search, centre: NDArray[np.int_]
 ) -> tuple[list[Peak], Floats]:

@@ -51,7 +51,7 @@ class SlideParameters(Parameters):
     max_tiles: int = param(128, "tiles of each channel that the flat is made of", ge=8, le=4096)
     seed: int = param(0, "of the choice of tiles", ge=0)
 
-
+# %% ../../nbs/05_mosaic/38_slides.ipynb #077af507
 def slide_of(section: TileSection) -> str:
     """The name of the slide that a section of the raw tiles is."""
     return str(section.metadata.get("slide", f"{section.number:04d}"))
@@ -71,7 +71,7 @@ def slide_tiles(raw: RawTiles, section: TileSection, error_um: float) -> pd.Data
         status=np.where(lost, "missing", "stage"),
     )  # fmt: skip
 
-
+# %% ../../nbs/05_mosaic/38_slides.ipynb #37b1b830
 def slide_calibration(
     sample: Sample, raw: RawTiles, p: SlideParameters, key: str, warn: Callable[[str], None]
 ) -> Calibration:

@@ -29,7 +29,7 @@ Slices = tuple[tuple[slice, slice], tuple[slice, slice]]
 def _less_local(f: Pixels) -> Pixels:
     return np.asarray(f - box_mean(f, FINE_HIGH_PASS))
 
-
+# %% ../../nbs/05_mosaic/24_sparse.ipynb #0df9267f
 def _shown(a: Strip, b: Strip, at: Slices, sigma: float) -> tuple[list[Pixels | None], Floats]:
     """The share (y, x) of structure that both strips have, None where it fills the overlap, and the signal to be expected of it: of each channel."""
     shown, signal = list[Pixels | None](), list[float]()
@@ -167,7 +167,7 @@ def _shared_noise(alone: Pixels, sigma: float, inner: Any) -> list[Pixels]:
     pairs = ((slope, value), (value, slope), (value, value))
     return [correlate(alone, down, right)[inner] for down, right in pairs]
 
-
+# %% ../../nbs/05_mosaic/24_sparse.ipynb #2a00de1a
 def _scenes(own: list[Pixels], seen: Pixels, sigma: float, inner: Any) -> tuple[Any, Any, Any, Any]:
     """Both bands, the mean scene (slopes down and right, band), and both scenes less blurred."""
     soft = _softened(own, seen, sigma, inner)
@@ -261,7 +261,7 @@ def _common(v: Pixels, both: Pixels, cover: Pixels, sigma: float) -> Pixels:
     """(y, x) blurred, less the surroundings, from the pixels that `both` tiles show, and no others; `cover`: these blurred."""
     return flatten(blur(v * both, sigma) / cover, both, FINE_HIGH_PASS)
 
-
+# %% ../../nbs/05_mosaic/24_sparse.ipynb #ba7e2297
 def _moments(k: _Normal, rest: Floats, sigma: float) -> tuple[float, float, float, float]:
     """Variances of both tiles at the place found, the gain shared out, their covariance, and the noise of their difference.
 

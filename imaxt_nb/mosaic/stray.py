@@ -80,13 +80,13 @@ def _ahead(a: Line, d: int) -> Line:
     """What lies d px further from the border, as far as it was measured."""
     return np.r_[a[d:], np.full(d, a[-d:].mean())]
 
-
+# %% ../../nbs/05_mosaic/05_stray.ipynb #a2b437bb
 def _contiguous(bad: NDArray[np.bool_], most: int) -> int:
     """How far a border is bad; gaps of a few px don't end it."""
     closed = ndi.binary_closing(np.r_[np.ones(8, bool), bad], iterations=3)[8:]
     return min(int(np.argmin(np.r_[closed, False])), most)
 
-
+# %% ../../nbs/05_mosaic/05_stray.ipynb #e7dfec77
 def _intercept(p: Line, reference: Line) -> tuple[Line, Line]:
     """Intercepts (m,) of p (n, m) on reference (n,), robustly, less their level far from the border; errors."""
     x = np.stack([np.ones_like(reference), reference], axis=1)

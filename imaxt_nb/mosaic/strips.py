@@ -56,7 +56,7 @@ class Stabiliser:
         np.maximum(out, 0, out=out)
         return np.sqrt(out, out=out)
 
-
+# %% ../../nbs/05_mosaic/20_strips.ipynb #696fb843
 def find_stabiliser(images: list[list[NDArray[Any] | None]], step: int = 16) -> Stabiliser:
     """Zero from some corrected tiles: a list of images (y, x) for each channel, None or NaN where missing."""
     zero = []
@@ -83,7 +83,7 @@ class Strip:
     origin: tuple[int, int]
     noise: Pixels
 
-
+# %% ../../nbs/05_mosaic/20_strips.ipynb #8b34530a
 def noise_of(values: Pixels) -> Pixels:
     """(c,) standard deviation of white noise in (c, y, x), from second differences that structure hardly reaches."""
     d = values[:, 1::2, 1::2] - values[:, :-1:2, 1::2][:, : values.shape[1] // 2]
@@ -100,7 +100,7 @@ def _pairs_of_rows(n: int, apart: int) -> NDArray[np.int_]:
     first = np.arange(0, max(n - 1, 1), apart)
     return np.minimum(np.stack([first, first + 1], 1).ravel(), n - 1)
 
-
+# %% ../../nbs/05_mosaic/20_strips.ipynb #7730d093
 def _less_dark(tile: NDArray[Any], dark: Pixels | None, cut: Any) -> Pixels:
     return correct(tile[cut], None if dark is None else dark[cut], None, None)[..., :-BLOCK]
 
@@ -132,7 +132,7 @@ def _stabilise(num: Any, den: Any, zero: Any, top: int, values: Any, weight: Any
                 for c in range(num.shape[0]):
                     values[c, top + i, j] = none
 
-
+# %% ../../nbs/05_mosaic/20_strips.ipynb #8e779e35
 def _ideal(
     tile: NDArray[Any], box: Box, calibration: Calibration, root: Stabiliser, step: int
 ) -> tuple[Pixels, Pixels]:

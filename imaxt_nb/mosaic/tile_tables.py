@@ -33,7 +33,7 @@ def links_of(r: Registered, use: NDArray[np.bool_], d: Distortion | None = None)
     common = None if d is None else np.stack([d.common_modes(x) for x in at])
     return Links(r.pairs[use], at, v, common)
 
-
+# %% ../../nbs/05_mosaic/30_tile_tables.ipynb #6a596504
 def planes_agree(found: list[Registered]) -> bool | None:
     """Whether the planes' offsets are the same within their errors; None if too few were found in two planes."""
     pulls = []
@@ -45,7 +45,7 @@ def planes_agree(found: list[Registered]) -> bool | None:
                 pulls.append(float(d @ np.linalg.solve(v, d)))
     return None if len(pulls) < 4 else bool(np.median(pulls) < 9)
 
-
+# %% ../../nbs/05_mosaic/30_tile_tables.ipynb #c775f733
 def together(links: list[Links]) -> Links:
     """The planes' links as one set; a pair may be in it several times."""
     common = [k.common for k in links if k.common is not None]

@@ -29,7 +29,7 @@ def overview(image: Image, z: int, channel: int | None = None, side: int = 1200)
     level = next((a for a in reversed(image.levels) if max(a.shape[-2:]) >= side), image.levels[0])
     return np.asarray((level[z] if channel is None else level[channel, z]).compute())
 
-
+# %% ../../nbs/05_mosaic/35_views.ipynb #415bff15
 def plot_mosaic(image: Image, confidence: Image, z: int, channel: int = 0) -> Any:
     """The mosaic and the confidence of a plane side by side; axes in mm, the greys' range in the title."""
     import matplotlib.pyplot as plt
@@ -79,7 +79,7 @@ def _pairs(places: NDArray[np.float64], shape: tuple[int, int]) -> list[tuple[in
         found += [(i, int(j)) for j in np.flatnonzero(near) if j > i]
     return found
 
-
+# %% ../../nbs/05_mosaic/35_views.ipynb #b344d486
 def _step(section: Any, plane: int, channel: int, pair: Any, places: Any, tiles: Any) -> float:
     """Mean difference of two raw tiles in their overlap, in counts."""
     a, b = pair

@@ -42,7 +42,7 @@ def noise_sd(image: NDArray[Any]) -> float:
                 found.append(float(np.median(second)) / (0.6745 * np.sqrt(6)))
     return min(found, default=0.0)
 
-
+# %% ../../nbs/04_networks/00_levels.ipynb #e41681b9
 def find_levels(
     image: NDArray[Any],
     low_percent: float = 1.0,

@@ -40,7 +40,7 @@ def needed_spans(wanted: Span, sizes: list[int]) -> list[tuple[Span, Span]]:
         low, high = made[0] // 2, -(-made[1] // 2)
     return spans
 
-
+# %% ../../nbs/04_networks/06_parts.ipynb #5fa5757e
 def rows_for(wanted: Span, n: int, convolutions: int) -> tuple[Span, list[Span]]:
     """The rows of `n` that some convolutions need for the wanted ones, and for each the rows of zeros above and below."""
     zeros = []
@@ -195,7 +195,7 @@ def _on_grid(part: tuple[slice, slice], size: tuple[int, int], g: int) -> tuple[
     rows, columns = ((s.start // g, -(-s.stop // g)) for s in part)
     return rows, columns
 
-
+# %% ../../nbs/04_networks/06_parts.ipynb #037659c8
 def predict_part(
     model: keras.Model, block: NDArray[Any], config: UNetConfig, part: tuple[slice, slice]
 ) -> dict[str, NDArray[np.float32]]:

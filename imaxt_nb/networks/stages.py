@@ -35,7 +35,7 @@ class Stages:
 
 _COLUMNS = [[0, 0], [0, 0], [1, 1], [0, 0]]  # zeros beside the rows, none above and below
 
-
+# %% ../../nbs/04_networks/05_stages.ipynb #a9718b17
 def _convolve(model: keras.Model, x: Any, names: list[str], zeros: Any) -> Any:
     """Convolutions one after another, each with its rows of zeros above and below."""
     import tensorflow as tf
@@ -48,7 +48,7 @@ def _convolve(model: keras.Model, x: Any, names: list[str], zeros: Any) -> Any:
         x = layer.activation(x)
     return x
 
-
+# %% ../../nbs/04_networks/05_stages.ipynb #3f1540d4
 def _joined(below: Any, skip: Any, first: Any) -> Any:
     """Rows from below, doubled, from row `first` on, beside those of the way down."""
     import tensorflow as tf
@@ -64,7 +64,7 @@ def _on_rows(run: Callable[..., Any], n: int, *given: Any) -> Any:
     made = run(*(x[None] for x in given[:n]), *given[n:])
     return tf.nest.map_structure(lambda x: x[0], made)
 
-
+# %% ../../nbs/04_networks/05_stages.ipynb #f4a94ca5
 def _ready(function: Any) -> Callable[..., Any]:
     """The function without TensorFlow's search for its trace at every call: half of a millisecond, and a slide has thousands."""
     import tensorflow as tf
@@ -151,7 +151,7 @@ def _make_ends(model: keras.Model, config: UNetConfig) -> tuple[Any, Any]:
         _ready(tf.function(peaks, input_signature=[seen, number])),
     )
 
-
+# %% ../../nbs/04_networks/05_stages.ipynb #9a6d1251
 _stages: dict[int, tuple[Any, Stages]] = {}
 
 

@@ -34,13 +34,13 @@ def tile_cores(shape_yx: tuple[int, int], tile_yx: tuple[int, int], multiple: in
     ways = [[slice(s, min(s + t, n)) for s in range(0, n, t)] for n, t in zip(shape_yx, sides, strict=True)]  # fmt: skip
     return [(r, c) for r in ways[0] for c in ways[1]]
 
-
+# %% ../../nbs/04_networks/04_tiles.ipynb #349cdfa5
 def with_halo(core: Box, halo_px: int, shape_yx: tuple[int, int]) -> Box:
     """A core and what is around it, within the image."""
     rows, columns = (slice(max(s.start - halo_px, 0), min(s.stop + halo_px, n)) for s, n in zip(core, shape_yx, strict=True))  # fmt: skip
     return rows, columns
 
-
+# %% ../../nbs/04_networks/04_tiles.ipynb #87c7a3aa
 def tile_boxes(
     shape_yx: tuple[int, int], tile_px: int, halo_px: int, multiple: int
 ) -> list[tuple[Box, Box]]:
@@ -67,7 +67,7 @@ def forward(model: keras.Model, x: NDArray[np.float32]) -> dict[str, NDArray[np.
     found = _functions[id(model)][1](tf.constant(x, tf.float32))
     return {name: value.numpy() for name, value in found.items()}
 
-
+# %% ../../nbs/04_networks/04_tiles.ipynb #d1051566
 def predict_block(
     model: keras.Model, block: NDArray[Any], config: UNetConfig
 ) -> dict[str, NDArray[np.float32]]:
@@ -84,7 +84,7 @@ def core_in_read(core: Box, read: Box) -> Box:
     rows, columns = (slice(c.start - r.start, c.stop - r.start) for c, r in zip(core, read, strict=True))  # fmt: skip
     return rows, columns
 
-
+# %% ../../nbs/04_networks/04_tiles.ipynb #a5fc40ef
 def predict_tiles(
     model: keras.Model,
     read: Read,

@@ -57,7 +57,7 @@ class TrainingSettings:
     validate_every: int = 1000
     precision: Literal["float32", "mixed_bfloat16"] = "mixed_bfloat16"
 
-
+# %% ../../nbs/04_networks/03_training.ipynb #b897bb6c
 @dataclass(frozen=True)
 class Trained:
     """Averaged weights, the log (one row for every checkpoint), and where they are."""
@@ -76,7 +76,7 @@ def learning_rate(step: int, settings: TrainingSettings) -> float:
     part = min(1.0, step / max(settings.steps - 1, 1))
     return settings.learning_rate * warm * (FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + np.cos(np.pi * part)))  # fmt: skip
 
-
+# %% ../../nbs/04_networks/03_training.ipynb #3b66c15b
 def ahead(examples: Examples, first: int, last: int, workers: int = 2) -> Iterator[Example]:
     """Examples of the steps from `first` to `last` - 1 in order, made by threads ahead of time."""
     with ThreadPoolExecutor(workers) as pool:
@@ -97,7 +97,7 @@ def _write_state(file: Path, step: int, groups: Mapping[str, list[Any]]) -> None
         np.savez(f, step=np.int64(step), **arrays)  # type: ignore[arg-type]
     os.replace(draft, file)
 
-
+# %% ../../nbs/04_networks/03_training.ipynb #d03a462d
 def _read_state(file: Path, groups: Mapping[str, list[Any]]) -> int:
     """Fill the variables from a checkpoint, if there is one; returns the step to go on with."""
     if not file.is_file():
@@ -108,7 +108,7 @@ def _read_state(file: Path, groups: Mapping[str, list[Any]]) -> int:
                 v.assign(arrays[f"{g}_{i}"])
         return int(arrays["step"])
 
-
+# %% ../../nbs/04_networks/03_training.ipynb #91973ce3
 def _same_settings(folder: Path, config: UNetConfig, settings: TrainingSettings) -> None:
     """Note the settings in a new folder; raise `BadInput` where an old one has others."""
     file = folder / "settings.json"

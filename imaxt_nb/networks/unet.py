@@ -34,7 +34,7 @@ class Output:
     channels: int
     activation: Literal["sigmoid", "softmax", "linear", "relu"]
 
-
+# %% ../../nbs/04_networks/01_unet.ipynb #dec21b54
 @dataclass(frozen=True)
 class UNetConfig:
     """What a U-Net looks like; `grid` input pixels make one output pixel."""
@@ -66,7 +66,7 @@ def config_from_dict(values: Mapping[str, Any]) -> UNetConfig:
     check_config(config)
     return config
 
-
+# %% ../../nbs/04_networks/01_unet.ipynb #053ffa4b
 def check_config(config: UNetConfig) -> None:
     """Raise `BadInput` for what cannot be built."""
     for output in config.outputs:

@@ -102,7 +102,7 @@ def weights_of(model: keras.Model) -> Weights:
     """Arrays by the path of their layer, float32."""
     return {w.path: np.asarray(w, np.float32) for w in model.weights}
 
-
+# %% ../../nbs/04_networks/02_weights.ipynb #51f28dac
 def set_weights(model: keras.Model, weights: Mapping[str, NDArray[Any]]) -> None:
     """Give a model its weights; raises `BadInput` for names or shapes that differ."""
     want = {w.path: tuple(w.shape) for w in model.weights}
@@ -116,7 +116,7 @@ def set_weights(model: keras.Model, weights: Mapping[str, NDArray[Any]]) -> None
     for w in model.weights:
         w.assign(np.asarray(weights[w.path], np.float32))
 
-
+# %% ../../nbs/04_networks/02_weights.ipynb #f9c4bd4d
 def pack(weights: Mapping[str, NDArray[Any]], dtype: str = "float32") -> bytes:
     """An .npz file of these arrays; same arrays, same bytes."""
     out = io.BytesIO()
@@ -172,7 +172,7 @@ def model_folder(name_or_folder: str | os.PathLike[str]) -> Path:
             return home
     raise unknown_name("model", str(name_or_folder), shipped_models())
 
-
+# %% ../../nbs/04_networks/02_weights.ipynb #04129d45
 def load_card(name_or_folder: str | os.PathLike[str]) -> ModelCard:
     """The card of a model, without its weights (and without TensorFlow)."""
     file = model_folder(name_or_folder) / "card.json"
@@ -199,7 +199,7 @@ def load_weights(name_or_folder: str | os.PathLike[str]) -> tuple[Weights, Model
     with np.load(io.BytesIO(content)) as arrays:
         return {name: arrays[name].astype(np.float32) for name in arrays.files}, card
 
-
+# %% ../../nbs/04_networks/02_weights.ipynb #e02b16de
 def load_model(name_or_folder: str | os.PathLike[str]) -> tuple[keras.Model, ModelCard]:
     """A model in float32 and its card: a shipped name (`shipped_models`) or a folder; built once a process."""
     weights, card = load_weights(name_or_folder)

@@ -66,7 +66,7 @@ def plan_axioscan(
     plan.header = replace(plan.header, orientation=turn)
     return plan
 
-
+# %% ../../nbs/02_readers/21_axioscan.ipynb #d8ef85d5
 def convert_axioscan(source: str | Path, sample: Sample, **options: Any) -> TileSummary:
     """Convert the slides in a folder (or one file) to the sample's `raw/axioscan.zarr`; a slide is a section, named in its metadata.
 

@@ -75,7 +75,7 @@ def _pixel_um(xml: Any) -> tuple[float, float] | None:
     um = _scaling(xml)
     return (um["Y"], um["X"]) if {"X", "Y"} <= um.keys() else None
 
-
+# %% ../../nbs/02_readers/19_czi_tiles.ipynb #404fd3c6
 def _channel_names(xml: Any, n: int, components: int) -> list[str]:
     nodes = xml.findall(".//Image/Dimensions/Channels/Channel")
     names = [c.get("Name") or f"ch{i + 1}" for i, c in enumerate(nodes)][:n]

@@ -49,7 +49,7 @@ class ImcSummary:
         with pd.option_context("display.max_colwidth", None):
             return f"<p>{escape(self.note)}</p>{self.table.to_html(index=False)}"
 
-
+# %% ../../nbs/02_readers/04_imc.ipynb #6e2fd430
 def _summary(rows: list[dict[str, Any]], note: str = "", unchanged: bool = False) -> ImcSummary:
     import pandas as pd
 
@@ -222,7 +222,7 @@ def _attributes(place: str) -> dict[str, Any]:
 
     return dict(zarr.open_group(zarr_store(place), mode="r").attrs["imaxt"])  # type: ignore[arg-type]
 
-
+# %% ../../nbs/02_readers/04_imc.ipynb #9af144c0
 def _region(group: Any, name: str) -> RawRegion:
     import dask.array as da
 

@@ -60,7 +60,7 @@ class Acquired:
     description: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
 
-
+# %% ../../nbs/02_readers/03_imc_acquisitions.ipynb #627bb091
 @dataclass
 class SlideInfo:
     """One slide: its metadata, its panoramas', and pictures (c, y, x) by name."""
@@ -88,7 +88,7 @@ def _why(e: BadInput) -> str:
     """The message with the name of the file for its path: the same on every machine."""
     return str(e).replace(str(e.file), Path(str(e.file)).name)
 
-
+# %% ../../nbs/02_readers/03_imc_acquisitions.ipynb #30b1a32c
 def _finish(record: Acquired, counts: NDArray[np.float32], *notes: str) -> None:
     record.counts = counts if counts.size else None
     record.status = "ok" if counts.size and has_signal(counts) else "empty"

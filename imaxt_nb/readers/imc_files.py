@@ -32,7 +32,7 @@ class Bundle:
         mcd = [self.mcd, self.mcd.with_suffix(".schema")] if self.mcd else []
         return [f for f in mcd if f.is_file()] + [self.texts[i] for i in sorted(self.texts)]
 
-
+# %% ../../nbs/02_readers/02_imc_files.ipynb #8a7b5458
 _NUMBERED = re.compile(r"(?P<stem>.+?)(?:_ROI_?\d+)?_(?P<id>\d+)")
 
 
@@ -55,7 +55,7 @@ def _put_aside(path: Path) -> bool:
     """Hidden, a draft, or an older version that was moved out of the way."""
     return any(part.startswith(".") or part == "superseded" for part in path.parts)
 
-
+# %% ../../nbs/02_readers/02_imc_files.ipynb #7dd6c172
 def _files(source: Path) -> list[Path]:
     if source.is_dir():
         inside = (p for p in source.rglob("*") if p.suffix.lower() in (".mcd", ".txt"))

@@ -38,7 +38,7 @@ class McdFile:
         """Whether the file's own schema was there."""
         return self.schema_from == self.path.name
 
-
+# %% ../../nbs/02_readers/01_imc_mcd.ipynb #2db04090
 def _schema_beside(path: Path) -> str | None:
     twin = path.with_suffix(".schema")
     if not twin.is_file():
@@ -147,7 +147,7 @@ def _corners(acquisition: Any) -> tuple[Any, str] | None:
     y1 = y1 / 1000 if abs(y1 / 1000 - y3) < abs(y1 - y3) else y1
     return np.array([(x1, y1), (x3, y1), (x1, y3)]), "ROIStart and ROIEnd, no rotation known"
 
-
+# %% ../../nbs/02_readers/01_imc_mcd.ipynb #79880164
 def region_affine(
     acquisition: Any, pixel_um: tuple[float, float]
 ) -> tuple[NDArray[np.float64], str] | None:
@@ -196,7 +196,7 @@ def read_pictures(mcd: McdFile, slide: Any) -> tuple[dict[str, NDArray[Any]], li
                 pictures[name] = _channels_first(np.asarray(picture))
     return pictures, notes
 
-
+# %% ../../nbs/02_readers/01_imc_mcd.ipynb #b8df1ebb
 def _channels_first(picture: NDArray[Any]) -> NDArray[Any]:
     return picture[None] if picture.ndim == 2 else np.moveaxis(picture, -1, 0)
 

@@ -42,7 +42,7 @@ def looks_like_imc(path: str | PathLike[str]) -> bool:
         names = f.readline(100_000).decode("utf-8", "replace").split("\t")
     return len(names) > 1 and bool(set(COORDINATES) & {n.strip() for n in names})
 
-
+# %% ../../nbs/02_readers/00_imc_txt.ipynb #a8508d9c
 def read_header(path: str | PathLike[str]) -> tuple[list[str], list[Channel], list[str]]:
     """Column names, channels, and the labels as they stand in the file.
 
@@ -90,7 +90,7 @@ def _fault(path: Path, names: Sequence[str]) -> BadInput:
                     )
     return BadInput("unreadable numbers", file=path)
 
-
+# %% ../../nbs/02_readers/00_imc_txt.ipynb #099b3e7c
 def _is_number(text: str) -> bool:
     try:
         return bool(np.isfinite(float(text)))

@@ -107,7 +107,7 @@ def _number(text: str) -> float | None:
         return None
     return value if math.isfinite(value) else None
 
-
+# %% ../../nbs/02_readers/10_mosaic_file.ipynb #0cf0872f
 def _value(name: str, text: str) -> tuple[int | float | None, str]:
     """The value of a known key, and what is wrong with it."""
     number = _number(text)
@@ -152,7 +152,7 @@ def _collect(pairs: list[tuple[str, str]]) -> tuple[dict[str, str | list[str]], 
     single = {k: v[0] if len(v) == 1 and k not in ("XPos", "YPos") else v for k, v in lists.items()}
     return single, notes
 
-
+# %% ../../nbs/02_readers/10_mosaic_file.ipynb #d7811727
 def parse_mosaic(content: bytes, file: str | PathLike[str] | None = None) -> MosaicFile:
     """Parse the bytes of a Mosaic file; `BadInput`, naming `file`, if it has none of the known keys."""
     pairs, loose = _pairs(_text(content))

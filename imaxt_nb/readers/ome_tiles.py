@@ -56,7 +56,7 @@ class Field:
     channels: list[str]
     places: dict[tuple[int, int], ImageRef] = field(default_factory=dict)
 
-
+# %% ../../nbs/02_readers/18_ome_tiles.ipynb #962f2344
 def _stage(pixels: Any, notes: list[str]) -> tuple[float, float]:
     planes = pixels.findall("{*}Plane")
     first = min(planes, key=lambda p: [int(p.get(f"The{a}", 0)) for a in "TZC"], default=None)
@@ -65,7 +65,7 @@ def _stage(pixels: Any, notes: list[str]) -> tuple[float, float]:
     x, y = (_length(first, f"Position{axis}", "reference frame", notes) for axis in "XY")
     return (np.nan, np.nan) if x is None or y is None else (x, y)
 
-
+# %% ../../nbs/02_readers/18_ome_tiles.ipynb #e01d6414
 def _names(pixels: Any, components: int) -> list[str]:
     names = [c.get("Name") or f"ch{i + 1}" for i, c in enumerate(pixels.findall("{*}Channel"))]
     count = int(pixels.get("SizeC", 1))
@@ -156,7 +156,7 @@ def _files(source: Path) -> list[Path]:
         )
     return files
 
-
+# %% ../../nbs/02_readers/18_ome_tiles.ipynb #1a607b61
 def _section(number: int, fields: list[Field], gap_um: float, z_um: float) -> SectionPlan:
     stage = np.array([f.stage_um for f in fields])
     pairs = grid_of(stage, gap_um)

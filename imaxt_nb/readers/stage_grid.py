@@ -41,7 +41,7 @@ def _rows_along_y(x: NDArray[np.int_], y: NDArray[np.int_], grid: tuple[int, int
     moves_x, moves_y = np.count_nonzero(np.diff(x)), np.count_nonzero(np.diff(y))
     return bool(moves_y <= moves_x)
 
-
+# %% ../../nbs/02_readers/14_stage_grid.ipynb #04f3a51f
 def grid_of(
     stage_um: NDArray[np.float64], gap_um: float, grid: tuple[int, int] | None = None
 ) -> NDArray[np.int_] | None:
@@ -90,7 +90,7 @@ def orders(rows: int, columns: int) -> dict[str, NDArray[np.int_]]:
     }
     return {name: np.stack(pair, axis=1) for name, pair in pairs.items()}
 
-
+# %% ../../nbs/02_readers/14_stage_grid.ipynb #4024daab
 def order_of(
     pairs: NDArray[np.int_] | None, rows: int, columns: int
 ) -> tuple[str, NDArray[np.int_]]:

@@ -83,7 +83,7 @@ def _stage_of(section: SectionFolder, plan: StptPlan, notes: list[str]) -> NDArr
         notes.append(f"no stage position: tiles {ranges(lost)}")
     return stage
 
-
+# %% ../../nbs/02_readers/16_stpt.ipynb #c84886bb
 def _nominal(plan: StptPlan, order: NDArray[np.int_]) -> NDArray[np.float64] | None:
     """A grid at the planned steps, x along columns."""
     row_um, column_um = plan.steps_um
@@ -135,7 +135,7 @@ def _table(
     x, y = filled.T
     return pd.DataFrame(columns).assign(stage_x_um=x, stage_y_um=y, stage_from=origin)
 
-
+# %% ../../nbs/02_readers/16_stpt.ipynb #2a7b8cbf
 def _sections(folder: StptFolder, plan: StptPlan) -> list[SectionPlan]:
     notes: list[list[str]] = [list(s.notes) for s in folder.sections]
     stages = [_stage_of(s, plan, n) for s, n in zip(folder.sections, notes, strict=True)]

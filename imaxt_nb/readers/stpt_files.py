@@ -34,7 +34,7 @@ class TileFile:
     index: int
     channel: int
 
-
+# %% ../../nbs/02_readers/13_stpt_files.ipynb #da0ddc0f
 def tile_file(path: Path) -> TileFile | None:
     """What the name of a file tells; None if it isn't one of a tile."""
     match = IMAGE.fullmatch(path.name)
@@ -42,7 +42,7 @@ def tile_file(path: Path) -> TileFile | None:
         return None
     return TileFile(path, match["prefix"], int(match["index"]), int(match["channel"]))
 
-
+# %% ../../nbs/02_readers/13_stpt_files.ipynb #681d3214
 def date_prefix(date: str) -> str | None:
     """`MMDDYYYY-HHMM` of an `acqDate` (US order, AM/PM or 24 hours); None if it isn't one."""
     for form in ("%m/%d/%Y %I:%M:%S %p", "%m/%d/%Y %I:%M %p", "%m/%d/%Y %H:%M:%S"):
@@ -63,7 +63,7 @@ class SectionFolder:
     images: dict[tuple[int, int], Path] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-
+# %% ../../nbs/02_readers/13_stpt_files.ipynb #671cb933
 def _mosaic_in(folder: Path, name: str, notes: list[str]) -> tuple[MosaicFile | None, Path | None]:
     files = sorted(f for f in folder.glob("[Mm]osaic*.txt") if f.is_file())
     best = next((f for f in files if f.name.lower() == f"mosaic_{name}.txt".lower()), None)
@@ -99,7 +99,7 @@ def _unique(
         notes.append(f"{len(files) - len(images)} file(s) of tiles that are there twice, not used")
     return images
 
-
+# %% ../../nbs/02_readers/13_stpt_files.ipynb #0a37f986
 def scan_section(number: int, folder: Path) -> SectionFolder:
     """What is in the folder of a section."""
     found = SectionFolder(number, folder)
@@ -126,11 +126,11 @@ class StptFolder:
     sections: list[SectionFolder]
     notes: list[str]
 
-
+# %% ../../nbs/02_readers/13_stpt_files.ipynb #ba0ecccd
 def _is_section(path: Path) -> bool:
     return any(tile_file(p) or p.name.lower().startswith("mosaic") for p in path.iterdir())
 
-
+# %% ../../nbs/02_readers/13_stpt_files.ipynb #3e87fb57
 def _section_folders(root: Path, notes: list[str]) -> tuple[str, dict[int, Path]]:
     """The sample's name, and its sections' folders by number."""
     found: dict[str, dict[int, Path]] = {}

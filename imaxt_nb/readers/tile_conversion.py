@@ -90,7 +90,7 @@ def _header_text(plan: TilePlan) -> str:
     own += [None if h.orientation is None else np.asarray(h.orientation).tolist()]
     return canonical_json(own)
 
-
+# %% ../../nbs/02_readers/11_tile_conversion.ipynb #7157e1c9
 def request_of(plan: TilePlan) -> str:
     """Digest of header, tables, names, sizes and times of the files."""
     lines = [_header_text(plan), canonical_json(plan.digests)]
@@ -106,7 +106,7 @@ def request_of(plan: TilePlan) -> str:
         )
     return digest_text("\n".join(lines))
 
-
+# %% ../../nbs/02_readers/11_tile_conversion.ipynb #4518fcd0
 def _key_of(plan: TilePlan, sources: dict[str, str]) -> str:
     header = digest_text(_header_text(plan))
     return digest_text(canonical_json({"files": sources, "header": header}))
@@ -150,7 +150,7 @@ def _convert(plan: TilePlan, draft: SectionDraft, place: tuple[int, int], refs: 
     draft.put(*place, images)
     return done
 
-
+# %% ../../nbs/02_readers/11_tile_conversion.ipynb #c841df47
 def n_threads() -> int:
     """Threads to convert with: decoders and codecs release Python's lock; memory is theirs too."""
     return max(1, min(8, len(os.sched_getaffinity(0))))
@@ -166,7 +166,7 @@ def ranges(numbers: list[int]) -> str:
             runs.append([n, n])
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
-
+# %% ../../nbs/02_readers/11_tile_conversion.ipynb #1d57b88a
 def _absent(section: SectionPlan, header: TileHeader) -> Iterator[str]:
     n = len(section.table)
     if not section.images:
@@ -195,7 +195,7 @@ def _write_section(plan: TilePlan, section: SectionPlan, draft: SectionDraft) ->
         sources=dict(sorted(sources.items())),
     )
 
-
+# %% ../../nbs/02_readers/11_tile_conversion.ipynb #7d3c4fa1
 def _write_all(plan: TilePlan, place: str, request: str) -> str:
     with create_tiles(place, plan.header, request) as writer:
         todo = [s for s in plan.sections if s.number not in writer.done]
@@ -249,7 +249,7 @@ class TileSummary:
         notes = "".join(f"<p>{escape(n)}</p>" for n in self.notes)
         return notes + str(self.table.to_html(index=False))
 
-
+# %% ../../nbs/02_readers/11_tile_conversion.ipynb #f4875c8e
 def _row(section: TileSection) -> list[Any]:
     n, planes, channels = section.present.shape
     seen = int((section.table.status == "ok").sum())
@@ -264,7 +264,7 @@ def summarise(raw: RawTiles, *notes: str, unchanged: bool = False) -> TileSummar
     rows = [_row(raw.section(n)) for n in raw.sections]
     return TileSummary(pd.DataFrame(rows, columns=SUMMARY), [*notes, *raw.notes], unchanged)
 
-
+# %% ../../nbs/02_readers/11_tile_conversion.ipynb #8d918830
 def convert_plan(plan: TilePlan, sample: Sample, modality: str) -> TileSummary:
     """Convert a plan to `raw/<modality>.zarr` of the sample.
 

@@ -33,7 +33,7 @@ def is_image(name: str) -> bool:
     """Whether the name is one of a file that `read_image` decodes."""
     return name.lower().endswith(TIFF + PICTURES)
 
-
+# %% ../../nbs/02_readers/12_tile_images.ipynb #27a4e25a
 def _decode_tiff(content: bytes) -> NDArray[Any]:
     import tifffile
 
@@ -52,7 +52,7 @@ def _decode_tiff(content: bytes) -> NDArray[Any]:
         count, shape = int(np.prod(page.shape)), page.shape
         return np.frombuffer(content, dtype, count, page.dataoffsets[0]).reshape(shape)
 
-
+# %% ../../nbs/02_readers/12_tile_images.ipynb #a64f0e4e
 def _decode_picture(content: bytes) -> NDArray[Any]:
     from PIL import Image
 
@@ -74,7 +74,7 @@ def digest_content(content: bytes) -> str:
     """BLAKE3 (160 bits, hexadecimal) of a file's bytes, after `blake3:`."""
     return "blake3:" + blake3.blake3(content).hexdigest(length=20)
 
-
+# %% ../../nbs/02_readers/12_tile_images.ipynb #2686a1cf
 def read_image(file: Path, component: int | None = None) -> tuple[NDArray[Any], str]:
     """The image (y, x), read-only perhaps, and the digest of the file; `component` picks from a colour image."""
     content = file.read_bytes()

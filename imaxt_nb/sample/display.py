@@ -34,7 +34,7 @@ def _plane(image: Image) -> NDArray[Any]:
         level = level[..., level.shape[-3] // 2, :, :]
     return level if level.ndim == 3 else level[None]
 
-
+# %% ../../nbs/01_sample/09_display.ipynb #e0cc77c0
 def thumbnail(image: Image) -> NDArray[np.uint8]:
     """A small RGB picture (y, x, 3) of the channels that are on."""
     planes = _plane(image)
@@ -89,7 +89,7 @@ def _caption(picture: str, text: str) -> str:
         f'<figcaption style="font-size:85%">{escape(text)}</figcaption></figure>'
     )
 
-
+# %% ../../nbs/01_sample/09_display.ipynb #e5d37525
 def _pictures(image: Image) -> str:
     found = [_caption(png_tag(thumbnail(image), image.name), image.name)]
     for name in image.label_names():
@@ -129,11 +129,11 @@ def _rows(title: str, items: Sequence[Sequence[str]], heads: Sequence[str]) -> s
     )
     return f"<details open><summary>{escape(title)}</summary><table><tr>{head}</tr>{body}</table></details>"
 
-
+# %% ../../nbs/01_sample/09_display.ipynb #d2cfdde4
 def _pitch(image: Image) -> str:
     return " × ".join(f"{p:g}" for p in image.pixel_um)
 
-
+# %% ../../nbs/01_sample/09_display.ipynb #a65c5009
 def sample_html(sample: Sample) -> str:
     """A sample as HTML: modalities, images with thumbnails, tables, frames."""
     document, names = sample.document(), sample.images()

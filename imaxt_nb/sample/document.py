@@ -76,12 +76,12 @@ def read_document(place: str) -> SampleDocument:
         raise BadInput(e.what, file=place, field="frames", found=e.found) from e
     return document
 
-
+# %% ../../nbs/01_sample/06_document.ipynb #0573e1ac
 def write_document(place: str, document: SampleDocument) -> None:
     """Write a `sample.json` in one step."""
     save_json(place, document.model_dump(mode="json"))
 
-
+# %% ../../nbs/01_sample/06_document.ipynb #21c74ff2
 def with_frames(document: SampleDocument, frames: list[Frame]) -> SampleDocument:
     """The document with frames added, or replaced where the name exists; sorted by name.
 

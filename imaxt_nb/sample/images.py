@@ -37,7 +37,7 @@ def _to_uint32(block: np.ndarray) -> np.ndarray:
         raise BadInput("labels out of range", found=block.min(), expected="0 to 2^32 - 1")
     return block.astype(np.uint32)
 
-
+# %% ../../nbs/01_sample/04_images.ipynb #b10d1aa7
 def as_labels(name: str, data: Any, shape: tuple[int, ...]) -> Any:
     """`data` as a Dask array of uint32 labels; `BadInput` unless integers of the given shape."""
     array = _as_dask(data)
@@ -51,7 +51,7 @@ def as_labels(name: str, data: Any, shape: tuple[int, ...]) -> Any:
         )
     return array if array.dtype == np.uint32 else array.map_blocks(_to_uint32, dtype=np.uint32)
 
-
+# %% ../../nbs/01_sample/04_images.ipynb #5b8d67d8
 def _as_dask(data: Any) -> Any:
     import dask.array as da
 
@@ -65,7 +65,7 @@ def display_windows(levels: list[Any], n_channels: int) -> list[dict[str, float]
     step = max(1, level.shape[1] // 64) if level.ndim == 4 else 1
     return [window(level[c, ::step] if level.ndim == 4 else level[c]) for c in range(n_channels)]
 
-
+# %% ../../nbs/01_sample/04_images.ipynb #988cd0e8
 def checked_channels(channels: Sequence[Channel] | None, axes: str, length: int) -> list[Channel]:
     """The channels of an image whose first axis has `length`, with made-up names for None; `BadInput` if they don't fit."""
     n = length if axes.startswith("c") else 0
@@ -79,7 +79,7 @@ def checked_channels(channels: Sequence[Channel] | None, axes: str, length: int)
         )
     return named
 
-
+# %% ../../nbs/01_sample/04_images.ipynb #8ce2e926
 def _write_labels(store: Any, labels: Mapping[str, Any], shape: Any, axes: str, um: Any) -> None:
     import zarr
 

@@ -47,7 +47,7 @@ def add_labels(image: Image, name: str, data: Any, attrs: Mapping[str, Any] | No
     group = zarr.open_group(zarr_store(image.place), path="labels", mode="a")
     group.update_attributes({"ome": {"version": VERSION, "labels": names}})
 
-
+# %% ../../nbs/01_sample/13_labels.ipynb #f54ad58f
 def label_attrs(image: Image, name: str) -> dict[str, Any]:
     """What `add_labels` was told to remember; empty where there are no such labels."""
     if name not in image.label_names():

@@ -39,7 +39,7 @@ def spacing(axes: str, pixel_um: Sequence[float]) -> tuple[float, ...]:
         )
     return values
 
-
+# %% ../../nbs/01_sample/03_metadata.ipynb #c6c2136b
 def _axis(name: str) -> dict[str, str]:
     if name == "c":
         return {"name": "c", "type": "channel"}
@@ -71,7 +71,7 @@ def window(plane: NDArray[Any]) -> dict[str, float]:
     end = next((v for v in (end, high) if v > start), start + 1)
     return {"min": low, "max": max(high, end), "start": start, "end": end}
 
-
+# %% ../../nbs/01_sample/03_metadata.ipynb #41ac0663
 def omero(channels: Sequence[Channel], windows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """The `omero` entry: titles, colours and windows."""
     items = [
@@ -103,7 +103,7 @@ def image_attributes(
         ome["omero"] = omero(channels, windows)
     return {"ome": ome, "imaxt": own} | extra
 
-
+# %% ../../nbs/01_sample/03_metadata.ipynb #fa64fee4
 def label_attributes(scales: dict[str, Any]) -> dict[str, Any]:
     """Attributes of one label image, which lies at `labels/<name>` inside its image."""
     source = {"version": VERSION, "source": {"image": "../../"}}

@@ -35,7 +35,7 @@ def _tiles(array: Any, what: str) -> Iterator[NDArray[Any]]:
         for column in range(0, array.shape[-1], TILE):
             yield band[:, column : column + TILE]
 
-
+# %% ../../nbs/01_sample/12_ometiff.ipynb #44a92a7a
 def _metadata(image: Image) -> dict[str, Any]:
     """What tifffile makes the OME-XML of."""
     key = f"{image.name} {image.attrs.get('imaxt', {}).get('key', '')}"

@@ -37,7 +37,7 @@ def normalise(place: str | os.PathLike[str]) -> str:
         return text.rstrip("/")
     return str(Path(text.removeprefix("file://")).expanduser().absolute())
 
-
+# %% ../../nbs/01_sample/01_places.ipynb #d8822e5e
 def join(place: str, *parts: str) -> str:
     """`place/part/part`."""
     return posixpath.join(place, *parts)
@@ -52,7 +52,7 @@ def exists(place: str) -> bool:
     fs, path = _fs(place)
     return bool(fs.exists(path))
 
-
+# %% ../../nbs/01_sample/01_places.ipynb #b2616cfe
 def names_in(place: str) -> list[str]:
     """The sorted names in a folder (none when there is no folder), without drafts."""
     fs, path = _fs(place)
@@ -99,7 +99,7 @@ def is_finished(place: str) -> bool:
     fs, path = _fs(join(place, "zarr.json"))
     return bool(fs.exists(path)) and bool(json.loads(fs.cat_file(path)).get("attributes"))
 
-
+# %% ../../nbs/01_sample/01_places.ipynb #012c6ff1
 def move_aside(place: str) -> bool:
     """Move a product to `superseded/<n>/` beside it; whether there was a finished one."""
     if not is_remote(place):
@@ -135,7 +135,7 @@ def publish(place: str) -> Iterator[str]:
             fs.rm(path, recursive=True)
         raise
 
-
+# %% ../../nbs/01_sample/01_places.ipynb #83f41f48
 def zarr_store(place: str) -> Any:
     """The Zarr store object of a path or URL."""
     from zarr.storage import FsspecStore, LocalStore
@@ -160,7 +160,7 @@ def _draft_of(place: str, key: str) -> str:
         save_json(marker, key)
     return place
 
-
+# %% ../../nbs/01_sample/01_places.ipynb #b25af4ad
 def _remove(place: str) -> None:
     if is_remote(place):
         move_aside(place)  # deletes what isn't finished

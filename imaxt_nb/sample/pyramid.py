@@ -20,7 +20,7 @@ def _even(block: NDArray[Any]) -> NDArray[Any]:
     odd = [(0, n % 2 if axis >= block.ndim - 2 else 0) for axis, n in enumerate(block.shape)]
     return np.pad(block, odd, mode="edge") if any(n for _, n in odd) else block
 
-
+# %% ../../nbs/01_sample/02_pyramid.ipynb #c4c6566d
 def _mean_of_quads(b: Any, out: Any) -> None:
     """Sums of at most 18 bits, halves to the nearest even number: the same as `rint` of the mean."""
     for k in range(b.shape[0]):
@@ -33,7 +33,7 @@ def _mean_of_quads(b: Any, out: Any) -> None:
                     s + np.uint32(1) + ((s >> np.uint32(2)) & np.uint32(1))
                 ) >> np.uint32(2)
 
-
+# %% ../../nbs/01_sample/02_pyramid.ipynb #403d2ede
 def _mean_of_four(b: Any, out: Any) -> None:
     """The same of float32."""
     for k in range(b.shape[0]):
@@ -43,7 +43,7 @@ def _mean_of_four(b: Any, out: Any) -> None:
                 low = b[k, 2 * i + 1, 2 * j]
                 out[k, i, j] = (up + low + b[k, 2 * i + 1, 2 * j + 1]) / np.float32(4)
 
-
+# %% ../../nbs/01_sample/02_pyramid.ipynb #997eb519
 @cache
 def _compiled(integers: bool) -> Any:
     """The above as machine code; numba is imported when it is needed."""
@@ -80,7 +80,7 @@ def n_levels(shape: tuple[int, ...]) -> int:
         side, levels = -(-side // 2), levels + 1
     return levels
 
-
+# %% ../../nbs/01_sample/02_pyramid.ipynb #f942b81a
 def level_transforms(pixel_um: tuple[float, ...], ndim: int, level: int) -> list[dict[str, Any]]:
     """OME-Zarr's scale and translation of a level, for axes that end with those of `pixel_um`."""
     before = ndim - len(pixel_um)
@@ -124,7 +124,7 @@ def compressor(dtype: Any, steps: bool = False) -> Any:
         cname="lz4" if fast else "zstd", clevel=1, shuffle="shuffle" if steps else "bitshuffle"
     )
 
-
+# %% ../../nbs/01_sample/02_pyramid.ipynb #e19005bf
 def create_level(
     store: Any, name: str, shape: Any, dtype: Any, axes: str, steps: bool = False
 ) -> Any:
@@ -144,7 +144,7 @@ def create_level(
         dimension_names=list(axes),
     )
 
-
+# %% ../../nbs/01_sample/02_pyramid.ipynb #93bba3df
 def _files(array: Any) -> tuple[int, ...]:
     return tuple(array.shards or array.chunks)
 
@@ -155,7 +155,7 @@ def write_level(array: Any, data: Any) -> None:
 
     da.store(data.rechunk(_files(array)), array, lock=False, compute=True)
 
-
+# %% ../../nbs/01_sample/02_pyramid.ipynb #226bf5c9
 def _halved(array: Any, labels: bool) -> Any:
     import dask.array as da
 

@@ -178,7 +178,7 @@ def _leaf(levels: list[list[Any]], z: int, area: Area, render: Render) -> Part:
         out.halves[image, lead] = plane
     return out
 
-
+# %% ../../nbs/01_sample/11_sections.ipynb #3ea8389c
 def _node(
     levels: list[list[Any]], k: int, z: int, row: int, col: int, children: list[list[Part]]
 ) -> Part:

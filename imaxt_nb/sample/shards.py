@@ -41,7 +41,7 @@ def _blosc(array: Any) -> Any | None:
         return None
     return _encoder(codecs[1])
 
-
+# %% ../../nbs/01_sample/14_shards.ipynb #742858a5
 def _encoder(codec: Any) -> Any:
     from numcodecs.blosc import Blosc
 
@@ -57,7 +57,7 @@ def _pieces(shape: Shape, size: Shape) -> Iterator[tuple[Shape, tuple[slice, ...
     for place in np.ndindex(*(-(-n // k) for n, k in zip(shape, size, strict=True))):
         yield place, tuple(slice(p * k, (p + 1) * k) for p, k in zip(place, size, strict=True))
 
-
+# %% ../../nbs/01_sample/14_shards.ipynb #6ac42d09
 def _chunk(part: NDArray[Any], shape: Shape, blosc: Any) -> bytes:
     """A chunk of `shape`; what the array's end cuts off is 0."""
     whole = part
@@ -74,7 +74,7 @@ def _morton(place: Shape) -> int:
         (p >> bit & 1) << (bit * n + axis) for axis, p in enumerate(place) for bit in range(16)
     )
 
-
+# %% ../../nbs/01_sample/14_shards.ipynb #043cb7a5
 def _shard(block: Any, outer: Shape, inner: Shape, blosc: Any) -> list[bytes]:
     """The chunks of shape `inner` that `block` reaches, of a shard of shape `outer`, and their index."""
     import google_crc32c
@@ -88,7 +88,7 @@ def _shard(block: Any, outer: Shape, inner: Shape, blosc: Any) -> list[bytes]:
     table = index.tobytes()
     return [*chunks, table, google_crc32c.value(table).to_bytes(4, "little")]
 
-
+# %% ../../nbs/01_sample/14_shards.ipynb #f8f1df42
 def _write(file: Path, content: list[bytes]) -> None:
     """In one step: a process that is killed leaves the old file or the new one."""
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def _aligned(array: Any, start: Shape, shape: Shape, outer: Shape) -> bool:
     sides = zip(start, shape, outer, array.shape, strict=True)
     return all(a % k == 0 and ((a + n) % k == 0 or a + n == end) for a, n, k, end in sides)
 
-
+# %% ../../nbs/01_sample/14_shards.ipynb #309953e3
 def write_shards(array: Any, start: Shape, block: Any) -> None:
     """Put `block` at `start` of a Zarr array: fast where that is whole files of it, as by Zarr anywhere else.
 
@@ -154,7 +154,7 @@ def _index(file: BinaryIO, grid: Shape) -> NDArray[Any]:
         raise ValueError("a damaged index")
     return np.frombuffer(table[:-4], "<u8").reshape(*grid, 2)
 
-
+# %% ../../nbs/01_sample/14_shards.ipynb #ee7efe92
 def _unpack(file: BinaryIO, at: Any, blosc: Any, to: NDArray[Any], cut: Any, shape: Shape) -> None:
     """The part `cut` of a chunk of `shape` into `to`."""
     file.seek(int(at[0]))
@@ -185,7 +185,7 @@ def _read(array: Any, start: Shape, out: NDArray[Any]) -> None:
             cut = tuple(slice(max(a - p * k, 0), min(b - p * k, k)) for p, k, a, b in sides)
             _unpack(f, index[place], blosc, out[to], cut, inner)
 
-
+# %% ../../nbs/01_sample/14_shards.ipynb #806d3b6e
 def read_block(array: Any, start: Shape, shape: Shape) -> NDArray[Any]:
     """A block of `shape` at `start` of a Zarr array: fast where it lies in one shard, as by Zarr anywhere else."""
     if array.shards:

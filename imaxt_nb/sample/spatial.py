@@ -65,7 +65,7 @@ def _level(array: Any, k: int, dims: tuple[str, ...], names: list[str] | None) -
             coords[axis] = (np.arange(n) + 0.5) * step
     return DataArray(array, dims=dims, coords=coords, name="image")
 
-
+# %% ../../nbs/01_sample/08_spatial.ipynb #fcb18721
 def _raster(levels: list[Any], dims: tuple[str, ...], names: list[str] | None, to: Any) -> Any:
     from spatialdata.transformations import Scale, Sequence, set_transformation
     from xarray import DataTree
@@ -110,7 +110,7 @@ def _points(sample: Sample, name: str, table: Any, frames: dict[str, Frame]) -> 
         transformations={system: _affine(affine, len(axes)) for system, affine in systems},
     )
 
-
+# %% ../../nbs/01_sample/08_spatial.ipynb #690aee05
 def to_spatialdata(sample: Sample) -> Any:
     """A `SpatialData` of the sample's images, labels, points and tables, in micrometres.
 

@@ -77,7 +77,7 @@ def _read_file(path: str) -> Any:
 
     return pd.read_parquet(path) if path.endswith(".parquet") else anndata.read_h5ad(path)
 
-
+# %% ../../nbs/01_sample/05_tables.ipynb #072a55e1
 def read_table(folder: str, name: str) -> Any:
     """The AnnData or DataFrame called `name`; `BadInput` lists the tables when there is none."""
     file = next((f"{name}{s}" for s in SUFFIXES if f"{name}{s}" in names_in(folder)), None)

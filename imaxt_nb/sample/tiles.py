@@ -58,7 +58,7 @@ def _to_json(header: TileHeader) -> dict[str, Any]:
         own[name] = None if own[name] is None else np.asarray(own[name]).tolist()
     return own
 
-
+# %% ../../nbs/01_sample/10_tiles.ipynb #06d05c86
 def _from_json(own: dict[str, Any]) -> dict[str, Any]:
     made = {f.name: own[f.name] for f in fields(TileHeader)}
     made["channels"] = channels_from_json(own["channels"])

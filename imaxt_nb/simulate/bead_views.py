@@ -68,7 +68,7 @@ def apart(at: NDArray[Any], radius: NDArray[Any]) -> NDArray[np.bool_]:
 
 CAPS = 0.25  # of the spheres: cut near a pole, for small discs are rare and hard
 
-
+# %% ../../nbs/03_simulate/40_bead_views.ipynb #a9154e38
 def _spheres(
     size_um: float, z: tuple[float, float], draw: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -77,7 +77,7 @@ def outline_fields(block: Block) -> list[tuple[NoiseField, float]]:
         for n, (s, a) in enumerate(OUTLINE)
     ]
 
-
+# %% ../../nbs/03_simulate/11_block.ipynb #241bb14d
 def ellipse(block: Block, x_um: Any, y_um: Any) -> Any:
     """Depth inside the undisturbed ellipse, um."""
     half = [block.tissue * s / 2 for s in block.size_um[:2]]

@@ -49,7 +49,7 @@ def bead_population(
     table.insert(0, "bead_id", np.arange(len(table)))
     return table.assign(radius_um=radius[keep])
 
-
+# %% ../../nbs/03_simulate/30_catalogues.ipynb #76df72a8
 def _apart(at: NDArray[Any], radius: NDArray[Any]) -> NDArray[np.bool_]:
     """Which spheres stay when the later one of every overlapping pair goes."""
     from scipy.spatial import cKDTree
@@ -169,7 +169,7 @@ class Handling:
     smooth_um: float = 2000.0
     flip: bool | None = None
 
-
+# %% ../../nbs/03_simulate/30_catalogues.ipynb #4a883455
 @dataclass(frozen=True)
 class TrueSlide:
     """A slide with its truth: `beads` in the slide's frame, `affine` (2, 3) from the sample's frame to the slide's

@@ -87,7 +87,7 @@ class Slice:
         """The slice as an optical section that is seen through."""
         return OpticalSection(self.top_um, 0.0, self.thickness_um, 1000.0, blur_um)
 
-
+# %% ../../nbs/03_simulate/20_glass.ipynb #9ffa69de
 def cut_slice(
     block: Block, glass: Glass, top_um: float, thickness_um: float, missing: float, spurious: float, seed: int
 ) -> Slice:  # fmt: skip
@@ -113,7 +113,7 @@ def _ways(n: int, pixel_um: float) -> NDArray[np.float64]:
     step = max(4, round(LATTICE_UM / pixel_um))
     return np.unique(np.append(np.arange(0, n + step, step), n + step)).astype(float)
 
-
+# %% ../../nbs/03_simulate/20_glass.ipynb #303cd2af
 def slice_maps(
     cut: Slice, to_slide: NDArray[Any], shape: tuple[int, int], pixel_um: float, blur_um: float
 ) -> NDArray[np.float32]:

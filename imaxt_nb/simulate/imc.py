@@ -51,7 +51,7 @@ def header(markers: Sequence[Marker]) -> str:
     fixed = "Start_push\tEnd_push\tPushes_duration\tX\tY\tZ"
     return "\t".join([fixed, *(f"{m.label}({m.metal}{m.mass}Di)" for m in markers)])
 
-
+# %% ../../nbs/03_simulate/05_imc.ipynb #45a711ea
 def write_txt(path: Path, data: NDArray[np.float32], markers: Sequence[Marker]) -> None:
     """Write counts (c, y, x) as a Hyperion .txt; the file appears complete or not at all."""
     channels, height, width = data.shape
@@ -98,7 +98,7 @@ def write_truth(folder: Path, name: str, region: Region) -> None:
         )
     pd.DataFrame(truth_table(region)).to_csv(folder / f"{name}_cells.csv", index=False)
 
-
+# %% ../../nbs/03_simulate/05_imc.ipynb #6dda77ae
 def _write_panel(folder: Path, markers: Sequence[Marker]) -> None:
     import pandas as pd
 

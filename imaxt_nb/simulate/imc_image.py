@@ -63,7 +63,7 @@ def _grain(shape: tuple[int, ...], sigma: float, sd: float, draw: np.random.Gene
     noise = gaussian_filter(draw.standard_normal(shape, dtype=np.float32), sigma)
     return np.clip(1 + noise * np.float32(sd / max(float(noise.std()), 1e-6)), 0.1, None)
 
-
+# %% ../../nbs/03_simulate/04_imc_image.ipynb #b41f72dd
 def places(tissue: Tissue, optics: Optics, seed: int) -> dict[str, NDArray[np.float32]]:
     """Weights (y, x) of every place, by which a cell's amounts are multiplied."""
     draw, cells = seeded(seed, "places"), tissue.cells
@@ -83,7 +83,7 @@ def places(tissue: Tissue, optics: Optics, seed: int) -> dict[str, NDArray[np.fl
         "dna": (tissue.dna * fine).astype(np.float32),
     }
 
-
+# %% ../../nbs/03_simulate/04_imc_image.ipynb #a2410ebe
 def _matrix(tissue: Tissue, draw: np.random.Generator) -> NDArray[np.float32]:
     """Collagen: fibres (ridges of a random field) in the stroma, outside the nuclei."""
     from scipy.ndimage import gaussian_filter

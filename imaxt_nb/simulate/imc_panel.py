@@ -103,7 +103,7 @@ def panel(channels: int | Sequence[str] | None = None, *, seed: int = 0) -> tupl
             raise unknown_name("channel", name, known)
     return tuple(sorted({known[name] for name in channels}, key=lambda m: m.mass))
 
-
+# %% ../../nbs/03_simulate/03_imc_panel.ipynb #f296e6ec
 def _functional(index: int, isotope: str, seed: int) -> Marker:
     """A marker with one to three positive types."""
     draw = seeded(seed, "functional", isotope)

@@ -156,7 +156,7 @@ def _optics(ranges: SceneRanges, pitch: float, draw: np.random.Generator) -> Opt
         depth_spread=draw.uniform(0.1, 0.4),
     )
 
-
+# %% ../../nbs/03_simulate/06_imc_scenes.ipynb #250a8aad
 def _bleed(
     nuclear: NDArray[np.float32], membranes: NDArray[np.float32], ranges: SceneRanges, draw
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -224,7 +224,7 @@ def _spots(expected: NDArray[np.float32], draw: np.random.Generator) -> None:
         disc = (rows - y) ** 2 + (columns - x) ** 2 < r * r
         expected[disc] += np.float32(bright * draw.uniform(2, 20))
 
-
+# %% ../../nbs/03_simulate/06_imc_scenes.ipynb #6bb31ea4
 def expose(
     scene: Scene, draw: np.random.Generator, ranges: SceneRanges = TRAINING_RANGES
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -58,7 +58,7 @@ class Field:
         where = np.array([(y_um + MARGIN_UM) / self.step_um, (x_um + MARGIN_UM) / self.step_um])
         return map_coordinates(self.values, where, order=1, mode="nearest")
 
-
+# %% ../../nbs/03_simulate/01_layout.ipynb #b12d9664
 def random_field(
     size_um: tuple[float, float], scale_um: float, generator: np.random.Generator
 ) -> Field:
@@ -83,7 +83,7 @@ class Fields:
     follicle: Field
     gap: Field
 
-
+# %% ../../nbs/03_simulate/01_layout.ipynb #eabd0dcc
 def random_fields(size_um: tuple[float, float], seed: int) -> Fields:
     """The fields of a region; the same seed and size give the same fields."""
     scales = {"tumour": 55.0, "subtype": 160.0, "immune": 60.0, "follicle": 70.0, "gap": 45.0}
@@ -117,7 +117,7 @@ def _push_apart(points: NDArray, spacing: NDArray, rounds: int) -> NDArray:
             )
     return p
 
-
+# %% ../../nbs/03_simulate/01_layout.ipynb #176117fb
 def seed_points(
     size_um: tuple[float, float], fields: Fields, per_mm2: float, generator: np.random.Generator
 ) -> NDArray[np.float64]:

@@ -55,7 +55,7 @@ class Box:
                     "not a part", field=name, found=getattr(self, name), expected="0 to 1"
                 )
 
-
+# %% ../../nbs/03_simulate/22_slides.ipynb #56330fb1
 def chosen_slices(box: Box, n: int, seed: int) -> list[tuple[int, bool]]:
     """(slice from 1, whether of the block) of every slide, in the order of the slides."""
     random = rng(seed, "box")
@@ -214,7 +214,7 @@ def _slide(
     beads[["x_um", "y_um", "z_um"]] = cut.beads.centre_um
     return {"slides": pd.DataFrame([row]), "cells": cell_table(cut, cells, name), "beads": beads}
 
-
+# %% ../../nbs/03_simulate/22_slides.ipynb #17b19bd7
 def _region(folder: Path, name: str, cut: Slice, side_um: float, seed: int) -> pd.DataFrame:
     """Write an IMC region of the slide; its row of the truth: region to slide."""
     place = region_place(cut, side_um, seed)

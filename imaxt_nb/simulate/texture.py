@@ -38,7 +38,7 @@ def _fields(block: Block) -> list[NoiseField]:
     ]
     return [f for f, _ in outline_fields(block)] + [block.noise(n, s) for n, s in named]
 
-
+# %% ../../nbs/03_simulate/13_texture.ipynb #c08c61df
 @njit(inline="always")
 def smooth_step(v: float) -> Any:
     """A smooth step from 0 to 1."""

@@ -134,7 +134,7 @@ def _largest_pieces(labels: NDArray[np.uint32]) -> NDArray[np.uint32]:
     keep[0] = False
     return np.where(keep[pieces], labels, np.uint32(0))
 
-
+# %% ../../nbs/03_simulate/02_tissue.ipynb #1292f4a6
 def _clean(
     score: NDArray[np.float32], cells: NDArray[np.uint32], pixel_um: tuple[float, float]
 ) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.int64]]:
