@@ -19,7 +19,7 @@ from imaxt_nb.mosaic.distortion import polynomial
 from imaxt_nb.mosaic.offsets import Offset
 from imaxt_nb.mosaic.pairs import Link
 from imaxt_nb.mosaic.placement import Links, place
-from imaxt_nb.mosaic.positions import PlaceParameters, place_sample
+from imaxt_nb.mosaic.positions import NO_DISTORTION, PlaceParameters, place_sample
 from imaxt_nb.mosaic.register import Registered
 from imaxt_nb.mosaic.tile_tables import islands_noted, link_rows, tile_rows
 from imaxt_nb.sample.channels import Channel
@@ -318,6 +318,7 @@ def test_sample(raw: Any) -> None:
     table = place_sample(sample, tiles, identity((200, 200)), PARAMETERS, warn=said.append)
     pd.testing.assert_frame_equal(table, sample.table("tiles"))
     assert any("orientation [[0, 1], [1, 0]] found" in s for s in said)
+    assert NO_DISTORTION in said
     wanted = "section plane tile row column stage_x_um stage_y_um x_um y_um x_err_um y_err_um n_links status"
     assert set(wanted.split()) <= set(table.columns)
     assert table.status.tolist() == ["registered"] * 17 + ["missing"]

@@ -61,16 +61,12 @@ def maps_at(
 
 # %% ../../nbs/08_cells/23_map_network.ipynb #72674cb3
 USUAL_UM, USUAL_COUNTS = 10.5, 25.0  # between cells; in nuclei, a square micrometre
-SIMILAR = (
-    0.8,
-    1.1,
-)  # magnification for a distance that is still usual: channels that spill make it seem larger
+# Magnification for a distance that is still usual: channels that spill make it seem larger.
+SIMILAR = (0.8, 1.1)
 CROWDED, DIM = 1.4, 0.06  # how much magnification follows distance, and counts
 LIMITS, ENOUGH = (0.5, 1.5), 1.1  # of magnification; the least that is worth a second look
-FEWEST, COVERED = (
-    10,
-    0.2,
-)  # nuclei that tell; of the area, by cells: where few lie apart, haze that is resampled looks like nuclei
+# Nuclei that tell; of the area, by cells: where few lie apart, haze that is resampled looks like nuclei.
+FEWEST, COVERED = 10, 0.2
 FIELD_PX = 256
 
 

@@ -51,7 +51,8 @@ from ..sample.store import Sample
 from ..sample.tiles import RawTiles, TileSection, read_whole
 
 # %% auto #0
-__all__ = ['Floats', 'Warn', 'PlaceParameters', 'reader', 'stabiliser', 'place_section', 'orientation_of', 'place_sample']
+__all__ = ['Floats', 'Warn', 'NO_DISTORTION', 'PlaceParameters', 'reader', 'stabiliser', 'place_section', 'orientation_of',
+           'place_sample']
 
 # %% ../../nbs/05_mosaic/31_positions.ipynb #92f139b6
 Floats = NDArray[np.float64]
@@ -249,6 +250,9 @@ def _most_structured(section: TileSection, plane: int, channels: list[int]) -> l
     return [max(channels, key=rich)]
 
 # %% ../../nbs/05_mosaic/31_positions.ipynb #7d2ef722
+NO_DISTORTION = "no distortion is corrected: errors of places do not hold what a lens may do"
+
+
 def place_sample(
     sample: Sample,
     raw: RawTiles,
@@ -266,14 +270,14 @@ def place_sample(
     """
     threads = os.cpu_count() or 1
     calibration.check(len(raw.channels), raw.tile_shape, raw.place)
+    if calibration.distortion is None:
+        warn(NO_DISTORTION)
     channels = _channels(raw, parameters.registration_channels)
     draft = join(sample.root, "tables", f".tiles{suffix}-{digest_text(key)[:12]}")
     if not key:
         _forget(draft)
-    orientation = _kept(
-        join(draft, "orientation.json"),
-        lambda: orientation_of(raw, parameters, channels, warn).tolist(),
-    )
+    oriented = lambda: orientation_of(raw, parameters, channels, warn).tolist()  # noqa: E731
+    orientation = _kept(join(draft, "orientation.json"), oriented)
     root = stabiliser(raw, channels, calibration)
     own = _channel_calibration(calibration, channels)
     parts = []
