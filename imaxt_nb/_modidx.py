@@ -2771,6 +2771,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'imaxt_nb/mosaic/overlap_flat.py'),
                                               'imaxt_nb.mosaic.overlap_flat._prior_widths': ( '05_mosaic/overlap_flat.html#_prior_widths',
                                                                                               'imaxt_nb/mosaic/overlap_flat.py'),
+                                              'imaxt_nb.mosaic.overlap_flat._shared': ( '05_mosaic/overlap_flat.html#_shared',
+                                                                                        'imaxt_nb/mosaic/overlap_flat.py'),
                                               'imaxt_nb.mosaic.overlap_flat._weights': ( '05_mosaic/overlap_flat.html#_weights',
                                                                                          'imaxt_nb/mosaic/overlap_flat.py'),
                                               'imaxt_nb.mosaic.overlap_flat.no_overlaps': ( '05_mosaic/overlap_flat.html#no_overlaps',

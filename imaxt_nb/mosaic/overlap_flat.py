@@ -18,7 +18,7 @@ from .gather import gather
 from .patches import Margins, Plane, common_box
 
 # %% auto #0
-__all__ = ['CELL', 'TOGETHER', 'ALIKE', 'FIFTH', 'overlap_cells', 'terms', 'OverlapFlat', 'overlap_flat', 'no_overlaps',
+__all__ = ['CELL', 'TOGETHER', 'ALIKE', 'FIFTH', 'SHARED', 'overlap_cells', 'terms', 'OverlapFlat', 'overlap_flat', 'no_overlaps',
            'with_tiles']
 
 # %% ../../nbs/05_mosaic/07_overlap_flat.ipynb #a61525d2
@@ -184,6 +184,15 @@ def _equations(log: Any, terms: Any, x: Any) -> tuple[NDArray[np.float64], NDArr
     return of @ terms, of @ (log - share @ log)
 
 # %% ../../nbs/05_mosaic/07_overlap_flat.ipynb #32b1fd33
+SHARED = 0.013  # of brightness, r.m.s.: what agarose that changes over more than a tile does to all tiles alike
+
+
+def _shared(patterns: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Covariance of the terms by that, of which tiles know nothing: evenly by terms; patterns (cells, terms)."""
+    each = SHARED**2 / patterns.shape[1] / np.maximum(patterns.var(axis=0), 1e-6)
+    return np.asarray(np.diag(each))
+
+
 def with_tiles(over: OverlapFlat, bins: Floats, size: int, least: int = 40) -> OverlapFlat:
     """The flat of overlaps, and what tiles say of its terms: bins (n, h, w) of `size` px, pedestal subtracted, NaN where unknown.
 
@@ -208,5 +217,7 @@ def with_tiles(over: OverlapFlat, bins: Floats, size: int, least: int = 40) -> O
     without = np.array([np.linalg.solve(left - a, right - b) for a, b in each])
     without -= without.mean(axis=0)
     inverse = np.linalg.inv(left)
-    scatter = (1 - 1 / len(each)) * without.T @ without
-    return replace(over, coefficients=x, covariance=scatter + inverse @ prior @ inverse)
+    told = (1 - 1 / len(each)) * without.T @ without + inverse @ prior @ inverse + _shared(at)
+    gain = over.covariance @ np.linalg.inv(over.covariance + told)
+    x = over.coefficients + gain @ (x - over.coefficients)
+    return replace(over, coefficients=x, covariance=gain @ told)
