@@ -72,7 +72,7 @@ _sys.path.insert(1, {beside!r})
 del _os, _sys
 """
 
-
+# %% ../../nbs/12_archive/21_kernels.ipynb #1c637415
 class Kernel:
     """A kernel process with a session, a mark and a private folder of its own.
 
