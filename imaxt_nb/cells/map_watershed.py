@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .watershed import Pitch, keep_objects, largest_pieces, smooth
+from ..core.compiled import njit
 from ..core.errors import BadInput
 
 # %% auto #0
@@ -37,15 +38,41 @@ class Maps:
             raise BadInput("maps", found=found, expected="(3, y, x), (y, x) and (y, x)")
 
 # %% ../../nbs/08_cells/22_map_watershed.ipynb #df54c172
+@njit
+def _sweep(low, top):
+    """Raise `low` (y, x), in the order of reading, to its highest neighbour, at most to `top`; whether anything rose."""
+    height, width, rose = low.shape[0], low.shape[1], False
+    for y in range(height):
+        for x in range(width):
+            best = low[y, x]
+            if best >= top[y, x]:
+                continue
+            for i in range(max(y - 1, 0), min(y + 2, height)):
+                for j in range(max(x - 1, 0), min(x + 2, width)):
+                    best = max(best, low[i, j])
+            best = min(best, top[y, x])
+            rose |= best > low[y, x]
+            low[y, x] = best
+    return rose
+
+
+def _reconstruct(low: NDArray[np.float32], top: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How high `low` (y, x) can flow under `top`, over eight neighbours."""
+    risen = np.minimum(low, top)
+    while _sweep(risen, top):
+        _sweep(risen[::-1, ::-1], top[::-1, ::-1])
+    return risen
+
+# %% ../../nbs/08_cells/22_map_watershed.ipynb #12585911
 def map_seeds(
     depth: NDArray[np.float32], mask: NDArray[np.bool_], saddle: float
 ) -> NDArray[np.int32]:
     """Markers 1..n (y, x): peaks of the depth within the mask that are parted by a saddle below `saddle` of the lower peak."""
     from skimage.measure import label
-    from skimage.morphology import local_maxima, reconstruction
+    from skimage.morphology import local_maxima
 
-    inside = np.where(mask, depth, 0)
-    filled = reconstruction(inside * np.float32(saddle), inside)
+    inside = np.where(mask, depth, np.float32(0))
+    filled = _reconstruct(inside * np.float32(saddle), inside)
     return label(local_maxima(filled) & mask & (inside > 0.05)).astype(np.int32)
 
 # %% ../../nbs/08_cells/22_map_watershed.ipynb #975a68f2
