@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 # %% auto #0
-__all__ = ['status_sign', 'status_tone', 'seconds_text', 'bytes_text', 'number_text', 'name_text', 'time_text',
+__all__ = ['status_sign', 'status_tone', 'seconds_text', 'bytes_text', 'number_text', 'unit_text', 'name_text', 'time_text',
            'digest_text_short', 'value_text', 'page_environment', 'asset']
 
 # %% ../../nbs/12_archive/10_presentation.ipynb #0a6ba141
@@ -86,6 +86,11 @@ _UNITS = {
     "mb": "MB",
     "gb": "GB",
 }
+
+
+def unit_text(unit: str) -> str:
+    """A unit as people write it: `µm` for `um`."""
+    return _UNITS.get(unit, unit)
 
 
 def name_text(name: str) -> str:

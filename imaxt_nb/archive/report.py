@@ -9,6 +9,7 @@ import ast
 import base64
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,15 @@ from typing import Any
 from markupsafe import Markup
 
 from .notebook_html import cell_tags, cell_views, code_css, joined, notebook_cells
-from .presentation import asset, page_environment
+from .presentation import asset, page_environment, unit_text
 from .record import Record
+from .templates import named_model
 from .thumbnail import write_thumbnail
+from ..core.errors import UsageError
+from ..core.files import STAGING
 
 # %% auto #0
-__all__ = ['ParameterRow', 'defaults_of', 'parameter_rows', 'read_notebook', 'report_html', 'write_report']
+__all__ = ['ParameterRow', 'defaults_of', 'described', 'parameter_rows', 'read_notebook', 'report_html', 'write_report']
 
 # %% ../../nbs/12_archive/13_report.ipynb #140edf65
 @dataclass(frozen=True)
@@ -71,9 +75,26 @@ def defaults_of(notebook: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
     return found
 
 # %% ../../nbs/12_archive/13_report.ipynb #cfe4190f
+def described(notebook: Mapping[str, Any]) -> dict[str, str]:
+    """What the parameter model that a notebook names says of its fields, with their units; nothing without a model that is there."""
+    about = notebook.get("metadata")
+    about = about.get("imaxt") if isinstance(about, Mapping) else None
+    reference = about.get("parameters") if isinstance(about, Mapping) else None
+    try:
+        fields = named_model("", str(reference)).model_fields if reference else {}
+    except UsageError:
+        return {}
+    found = {}
+    for name, field in fields.items():
+        extra = field.json_schema_extra
+        unit = unit_text(str(extra["unit"])) if isinstance(extra, dict) and "unit" in extra else ""
+        found[name] = (field.description or "") + (f" ({unit})" if unit else "")
+    return found
+
+# %% ../../nbs/12_archive/13_report.ipynb #7473523e
 def parameter_rows(record: Record, notebook: Mapping[str, Any]) -> list[ParameterRow]:
     """The run's parameters in the template's order; the subject's name is no choice of value."""
-    known = defaults_of(notebook)
+    known, told = defaults_of(notebook), described(notebook)
     order = [n for n in known if n in record.parameters]
     order += [n for n in record.parameters if n not in known]
     rows = []
@@ -82,6 +103,7 @@ def parameter_rows(record: Record, notebook: Mapping[str, Any]) -> list[Paramete
         has_default = n in known and not (
             n == record.scope or record.parameters[n] == record.subject
         )
+        text = text or told.get(n, "")
         rows.append(ParameterRow(n, record.parameters[n], default, has_default, text))
     return rows
 
@@ -124,5 +146,11 @@ def write_report(folder: Path, record: Record) -> None:
     A missing or damaged notebook gives a report that says so: how a run failed is worth a page.
     """
     notebook, note = read_notebook(folder)
-    (folder / "report.html").write_text(report_html(record, notebook, folder, note), "utf-8")
+    page = report_html(record, notebook, folder, note)
+    draft = folder / f"{STAGING}report.html"
+    try:  # in one step: half a page would pass for a report
+        draft.write_text(page, "utf-8")
+        os.replace(draft, folder / "report.html")
+    finally:
+        draft.unlink(missing_ok=True)
     write_thumbnail(folder / "thumbnail.png", notebook, record)

@@ -23,8 +23,8 @@ from ..core.identifiers import check_name
 from ..core.parameters import Parameters, validate
 
 # %% auto #0
-__all__ = ['Resources', 'OptionalProducts', 'TemplateMetadata', 'Assignment', 'read_literals', 'infer_model', 'Template',
-           'find_templates', 'get_template']
+__all__ = ['Resources', 'OptionalProducts', 'TemplateMetadata', 'Assignment', 'read_literals', 'infer_model', 'named_model',
+           'Template', 'find_templates', 'get_template']
 
 # %% ../../nbs/12_archive/01_templates.ipynb #43afd9c3
 class Resources(BaseModel):
@@ -143,7 +143,7 @@ def _tags(cell: Mapping[str, Any]) -> list[str]:
     return list(cell.get("metadata", {}).get("tags", []))
 
 # %% ../../nbs/12_archive/01_templates.ipynb #0abc63fb
-def _named_model(template: str, reference: str) -> type[Parameters]:
+def named_model(template: str, reference: str) -> type[Parameters]:
     """The model `module:name` that a template names; `UsageError` if it isn't one."""
     module, _, name = reference.partition(":")
     try:
@@ -211,7 +211,7 @@ class Template:
         if self.metadata.parameters is None:
             own = [p for p in self.literals if p.name != self.subject_field]
             return infer_model(self.name, own)
-        return _named_model(self.name, self.metadata.parameters)
+        return named_model(self.name, self.metadata.parameters)
 
     @property
     def secrets(self) -> list[str]:

@@ -51,13 +51,15 @@ def maps_at(
 
     def answer(x: NDArray[np.float32]) -> NDArray[np.float32]:
         found = predict_tiles(network, lambda box: x[box], x.shape[:2], config, tile_px)
-        return np.concatenate([found[n] for n in NAMES], -1)
+        return np.stack([p for n in NAMES for p in np.moveaxis(found[n], -1, 0)])
 
     found = answer(seen)
     if turned:
-        found = np.float32(0.5) * (found + answer(np.ascontiguousarray(seen[::-1]))[::-1])
-    whole = np.stack([resample(np.ascontiguousarray(p), shape) for p in np.moveaxis(found, -1, 0)])
-    return Maps(whole[:3], whole[3], whole[4])
+        found += answer(np.ascontiguousarray(seen[::-1]))[:, ::-1]
+        found *= np.float32(0.5)
+    if found.shape[1:] != shape:
+        found = np.stack([resample(p, shape) for p in found])
+    return Maps(found[:3], found[3], found[4])
 
 # %% ../../nbs/08_cells/23_map_network.ipynb #72674cb3
 USUAL_UM, USUAL_COUNTS = 10.5, 25.0  # between cells; in nuclei, a square micrometre

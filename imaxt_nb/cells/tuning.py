@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['PROBS', 'OVERLAPS', 'MEASURES', 'OTSU_GRID', 'COUNTS', 'tune_thresholds', 'OtsuSettings', 'otsu_watershed',
-           'tune_otsu', 'score_images', 'summary', 'group_scores']
+           'tune_otsu', 'score_images', 'summary', 'table_3', 'group_scores']
 
 # %% ../../nbs/08_cells/18_tuning.ipynb #0b92975b
 PROBS = (0.4, 0.5, 0.6, 0.7, 0.8)
@@ -169,6 +169,16 @@ def summary(scores: pd.DataFrame, by: str = "group") -> pd.DataFrame:
 
     rows = [{by: g} | row(some) for g, some in scores.groupby(by)]
     return pd.DataFrame([*rows, {by: "all"} | row(scores)])
+
+# %% ../../nbs/08_cells/18_tuning.ipynb #ee29f33b
+def table_3(scores: pd.DataFrame, by: str = "group") -> pd.DataFrame:
+    """`summary` for people: mean ± standard deviation in one column, so that the table fits on a page."""
+    found = summary(scores, by).set_index(by)
+    for m in MEASURES:
+        pairs = zip(found[m], found.pop(f"{m}_sd"), strict=True)
+        found[m] = [f"{mean:.3f} ± {sd:.3f}" for mean, sd in pairs]
+    names = {m: m.replace("_", " ") for m in found.columns}
+    return found.rename(columns=names | {"n_truth": "true", "n_predicted": "found"})
 
 # %% ../../nbs/08_cells/18_tuning.ipynb #7c731577
 def group_scores(scores: pd.DataFrame, prefix: str = "") -> dict[str, float]:

@@ -18,7 +18,7 @@ from ..core.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, UsageError, unkn
 from ..core.settings import Settings, load_settings
 
 # %% auto #0
-__all__ = ['STATES', 'Lines', 'summary', 'execute', 'run', 'batch', 'plan', 'find_run', 'status', 'show']
+__all__ = ['STATES', 'Lines', 'report_lines', 'summary', 'execute', 'run', 'batch', 'plan', 'find_run', 'status', 'show']
 
 # %% ../../nbs/13_cli/03_runs.ipynb #e0486d75
 class Lines:
@@ -61,16 +61,26 @@ def _line(event: dict[str, Any]) -> str | None:
             return None
 
 # %% ../../nbs/13_cli/03_runs.ipynb #308ea44f
+def report_lines(folder: Path) -> list[str]:
+    """Where the report of a run is; if it could not be written, why not."""
+    page = folder / "report.html"
+    if page.is_file():
+        return [str(page)]
+    from imaxt_nb.archive.record import Record
+
+    told = [w for w in Record.load(folder).warnings if w.startswith(f"{page.stem}: ")]
+    return [f"no {text}" for text in told or ["report"]] + [f"the run is in {folder}"]
+
+# %% ../../nbs/13_cli/03_runs.ipynb #858b6018
 def summary(what: str, o: dict[str, Any]) -> str:
-    """One line on what became of a request, and where its report is."""
+    """One line on what became of a request, and where its report is or why there is none."""
     if o["action"] == "reused":
         return f"{what}: done before by {o['run_id']} (--force runs it again)"
     took = f" in {o['total_s']:.1f} s" if o["action"] == "ran" else ""
-    where = (
-        f"\n  {Path(o['folder']) / 'report.html'}" if o["action"] == "ran" and o["folder"] else ""
-    )
+    here = o["folder"] if o["action"] == "ran" else None
     why = f": {o['reason']}" if o["reason"] else ""
-    return f"{what}: {o['status']}{took}{why}{where}"
+    first = f"{what}: {o['status']}{took}{why}"
+    return "\n  ".join([first, *(report_lines(Path(here)) if here else [])])
 
 # %% ../../nbs/13_cli/03_runs.ipynb #dc050b4d
 def execute(requests: list[Any], settings: Settings, jobs: int, as_json: bool) -> int:
@@ -229,7 +239,7 @@ def show(run_id: str, as_json: bool) -> int:
         "parameters": ", ".join(f"{k}={v!r}" for k, v in record.parameters.items()),
         "metrics": ", ".join(f"{k}={v}" for k, v in record.metrics.items()),
         "inputs": ", ".join(f.path for f in record.inputs), "outputs": ", ".join(f.path for f in record.outputs),
-        "warnings": "; ".join(record.warnings), "report": str(folder / "report.html"),
+        "warnings": "; ".join(record.warnings), "report": "; ".join(report_lines(folder)),
     }  # fmt: skip
     for name, text in lines.items():
         if text:
