@@ -27,7 +27,7 @@ __all__ = ['TILE_PX', 'NAMES', 'USUAL_UM', 'USUAL_COUNTS', 'SIMILAR', 'CROWDED',
            'FIELD_PX', 'maps_at', 'magnification_for', 'probability_maps']
 
 # %% ../../nbs/08_cells/23_map_network.ipynb #b804427c
-TILE_PX = 2048
+TILE_PX = 1024
 NAMES = ("classes", "shape")  # what the network answers
 
 

@@ -197,7 +197,7 @@ def measure(
     without a cell, and values that are not finite.
     """
     _check(data, nuclei, cells, pixel_um)
-    spans, parts = _spans(data, 1, 512), _spans(data, 0, data.shape[0] or 1)
+    spans, parts = _spans(data, 1, 128), _spans(data, 0, data.shape[0] or 1)
     index = _Index(_ids(cells, spans) if highest is None else np.arange(1, highest + 1))
     n, c, height = len(index.ids), data.shape[0], data.shape[1]
     sums, edge = np.zeros((2, n + 1, c)), np.zeros((2, n + 1), bool)

@@ -36,25 +36,46 @@ class Stages:
 _COLUMNS = [[0, 0], [0, 0], [1, 1], [0, 0]]  # zeros beside the rows, none above and below
 
 # %% ../../nbs/04_networks/05_stages.ipynb #a9718b17
+def _with_zeros(x: Any, some: Any) -> Any:
+    """With rows of zeros above and below, where there are any."""
+    import tensorflow as tf
+
+    wide = [[0, 0], some, [0, 0], [0, 0]]
+    return tf.cond(tf.reduce_any(some > 0), lambda: tf.pad(x, wide), lambda: x)
+
+
 def _convolve(model: keras.Model, x: Any, names: list[str], zeros: Any) -> Any:
     """Convolutions one after another, each with its rows of zeros above and below."""
     import tensorflow as tf
 
     for k, name in enumerate(names):
-        layer, some = model.get_layer(name), zeros[k]
-        wide = [[0, 0], some, [0, 0], [0, 0]]
-        x = tf.cond(tf.reduce_any(some > 0), lambda x=x, w=wide: tf.pad(x, w), lambda x=x: x)
+        layer, x = model.get_layer(name), _with_zeros(x, zeros[k])
         x = tf.nn.bias_add(tf.nn.conv2d(x, layer.kernel, 1, _COLUMNS), layer.bias)
         x = layer.activation(x)
     return x
 
 # %% ../../nbs/04_networks/05_stages.ipynb #3f1540d4
-def _joined(below: Any, skip: Any, first: Any) -> Any:
-    """Rows from below, doubled, from row `first` on, beside those of the way down."""
+def _on_doubled(kernel: Any) -> Any:
+    """What a kernel (3, 3, c, n) on a doubled image is on the image itself, (2, 2, c, 4 n): four kernels, for the pixels that each 2 x 2 make."""
     import tensorflow as tf
 
-    doubled = tf.repeat(tf.repeat(below, 2, axis=1), 2, axis=2)
-    return tf.concat([doubled[:, first : first + tf.shape(skip)[1]], skip], -1)
+    def halves(k: Any, axis: int) -> list[Any]:
+        a, b, c = tf.unstack(k, axis=axis)
+        return [tf.stack([a + b, c], axis), tf.stack([a, b + c], axis)]
+
+    return tf.concat([k for row in halves(kernel, 0) for k in halves(row, 1)], -1)
+
+
+def _join(layer: Any, below: Any, skip: Any, first: Any, zeros: Any) -> Any:
+    """A convolution over rows from below, doubled, from row `first` on, and those of the way down."""
+    import tensorflow as tf
+
+    n = below.shape[-1]
+    deep = tf.nn.conv2d(_with_zeros(below, zeros), _on_doubled(layer.kernel[:, :, :n]), 1, _COLUMNS)
+    deep, start = tf.nn.depth_to_space(deep, 2), first + zeros[0]
+    flat = tf.nn.conv2d(_with_zeros(skip, zeros), layer.kernel[:, :, n:], 1, _COLUMNS)
+    deep = deep[:, start : start + tf.shape(flat)[1], 1:-1]
+    return layer.activation(tf.nn.bias_add(flat, layer.bias) + deep)
 
 
 def _on_rows(run: Callable[..., Any], n: int, *given: Any) -> Any:
@@ -106,7 +127,8 @@ def make_stages(model: keras.Model, config: UNetConfig) -> Stages:
         return x[:, :, at[0] : at[1]], half(x)
 
     def up(name: str, below: Any, skip: Any, first: Any, zeros: Any, at: Any) -> Any:
-        return pair(_joined(below, skip, first), name, zeros)[:, :, at[0] : at[1]]
+        x = _join(model.get_layer(f"{name}_a"), below, skip, first, zeros[0])
+        return _convolve(model, x, [f"{name}_b"], zeros[1:])[:, :, at[0] : at[1]]
 
     def leave(below: Any, skip: Any, first: Any, zeros: Any, at: Any) -> Any:
         x = up("up0", below, skip, first, zeros[:2], at[0])
