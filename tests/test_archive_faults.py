@@ -19,6 +19,7 @@ from imaxt_nb.archive.batch import Request, run_batch, run_one
 from imaxt_nb.archive.executor import Outcome
 from imaxt_nb.archive.record import Record
 from imaxt_nb.archive.recover import reap
+from imaxt_nb.cli.runs import summary
 
 SLEEP = "import time\n\n(run.folder / 'here').touch()\ntime.sleep(60)"
 CHILD = """
@@ -37,6 +38,7 @@ FAULTS = {
     "writes_nothing": "pass",
     "orphan": CHILD,
     "overrides": "pass",
+    "no_report": "(run.folder / 'report.html').mkdir()",
 }
 
 
@@ -94,6 +96,12 @@ def test_the_record_tells_the_truth(
     assert not outcome.record.warnings
     assert reason is None or reason in str(outcome.record.reason)
     assert outcome.record.finished_at is not None
+
+
+def test_a_report_that_could_not_be_written_is_told(outcomes: dict[str, Outcome]) -> None:
+    told = [summary("t1", outcomes[name].as_json()) for name in ("no_report", "raises")]
+    assert outcomes["no_report"].ok and "no report: IsADirectoryError" in told[0]
+    assert "report.html\n" not in f"{told[0]}\n" and told[1].endswith("/report.html")
 
 
 def test_no_process_survives(site: Site, outcomes: dict[str, Outcome]) -> None:

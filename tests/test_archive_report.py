@@ -48,6 +48,22 @@ def test_changed_parameters_stand_out_from_defaults() -> None:
     assert rows["sigma_px"].help == "Gaussian before the threshold, px"
 
 
+def test_parameters_of_a_model_are_explained_by_it() -> None:
+    model = "imaxt_nb.cells.slide_nuclei:NucleiParameters"
+    given = {"sample": "s", "nucleus_um": 9.5, "tile_px": 1440}
+    source = 'sample: str = ""\nnucleus_um: float = 0.0\ntile_px: int = 1440  # mine'
+    cell = {"cell_type": "code", "source": source, "metadata": {"tags": ["parameters"]}}
+    about = {"imaxt": {"parameters": model}}
+    record = record_of("s", "axioscan/nuclei", parameters=given)
+    rows = {r.name: r for r in parameter_rows(record, {"cells": [cell], "metadata": about})}
+    told = "diameter of a typical nucleus; 0: estimated on the slide (µm)"
+    assert rows["nucleus_um"].help == told and rows["nucleus_um"].changed
+    assert rows["tile_px"].help == "mine" and not rows["sample"].help
+    for broken in ("no.such:Model", "imaxt_nb.core.files:digest_text", "x", 5, None, {}):
+        notebook = {"cells": [cell], "metadata": {"imaxt": {"parameters": broken}}}
+        assert not parameter_rows(record, notebook)[1].help
+
+
 def test_text_of_parameters_and_warnings_is_escaped() -> None:
     evil = "</style><script>alert(1)</script><img src=x onerror=alert(1)>"
     record = record_of(
