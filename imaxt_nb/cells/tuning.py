@@ -176,7 +176,9 @@ def table_3(scores: pd.DataFrame, by: str = "group") -> pd.DataFrame:
     found = summary(scores, by).set_index(by)
     for m in MEASURES:
         pairs = zip(found[m], found.pop(f"{m}_sd"), strict=True)
-        found[m] = [f"{mean:.3f} ± {sd:.3f}" for mean, sd in pairs]
+        found[m] = [
+            f"{mean:.3f}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{sd:.3f}" for mean, sd in pairs
+        ]
     names = {m: m.replace("_", " ") for m in found.columns}
     return found.rename(columns=names | {"n_truth": "true", "n_predicted": "found"})
 
