@@ -2383,6 +2383,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                          'imaxt_nb/mosaic/calibrate_choice.py'),
                                                   'imaxt_nb.mosaic.calibrate_choice.TileChoice.read': ( '05_mosaic/calibrate_choice.html#tilechoice.read',
                                                                                                         'imaxt_nb/mosaic/calibrate_choice.py'),
+                                                  'imaxt_nb.mosaic.calibrate_choice.TileChoice.spread': ( '05_mosaic/calibrate_choice.html#tilechoice.spread',
+                                                                                                          'imaxt_nb/mosaic/calibrate_choice.py'),
                                                   'imaxt_nb.mosaic.calibrate_choice._content': ( '05_mosaic/calibrate_choice.html#_content',
                                                                                                  'imaxt_nb/mosaic/calibrate_choice.py'),
                                                   'imaxt_nb.mosaic.calibrate_choice._sharpness': ( '05_mosaic/calibrate_choice.html#_sharpness',

@@ -126,15 +126,14 @@ def _look(
     """Summaries of the chosen tiles of each channel (none if it is dark), the pedestal that their noise tells, and its error."""
     summaries, crude, doubts = [], [], []
     for c, name in enumerate(names):
-        found: list[TileSummary] = []
-        few: list[NDArray[Any]] = []
-        places: list[int] = []
+        found, few, places = list[TileSummary](), list[NDArray[Any]](), list[int]()
+        spread = tiles.spread(c, p.max_tiles)
         for image in track(tiles.choose(c, p.max_tiles), f"tiles of {name}"):
             tile = tiles.read(image, c)
             if (*image, c) in tiles.damaged:
                 continue
             places.append(image[1])
-            few += [tile] if len(few) < 12 else []
+            few += [tile] if image in spread else []
             found.append(summarise(tile, size))
         lit = [np.nanmax(t.bins) > 0 for t in found]
         found = by_place([t for t, ok in zip(found, lit, strict=True) if ok],

@@ -21,8 +21,8 @@ from .patches import Margins
 from .stray import Stray, stray_light
 
 # %% auto #0
-__all__ = ['Overlaps', 'COMMON', 'check_engine', 'channel_flat', 'pair_cells', 'crop', 'pedestal_of', 'by_place', 'tile_stray',
-           'say_guesses', 'margins_of', 'tile_weight', 'filled']
+__all__ = ['Overlaps', 'COMMON', 'BENT', 'check_engine', 'channel_flat', 'pair_cells', 'crop', 'pedestal_of', 'by_place',
+           'tile_stray', 'say_guesses', 'margins_of', 'tile_weight', 'filled']
 
 # %% ../../nbs/05_mosaic/17_calibrate_flats.ipynb #036393d9
 def check_engine(engine: str) -> None:
@@ -107,6 +107,9 @@ def crop(t: TileSummary, margins: Margins, size: int) -> TileSummary:
     return TileSummary(bins, columns, rows)
 
 # %% ../../nbs/05_mosaic/17_calibrate_flats.ipynb #9db7ae84
+BENT = 0.01  # of the dimmest tiles: what the model of overlaps is wrong by in the pedestal
+
+
 def pedestal_of(
     over: OverlapFlat | None, first: float, doubt: float, level: float
 ) -> tuple[float, float, bool]:
@@ -119,8 +122,9 @@ def pedestal_of(
         return first, min(doubt, worst), False
     if over.pedestal_error == 0:  # given
         return over.pedestal, 0.0, True
-    a, b = 1 / over.pedestal_error**2, 1 / doubt**2
-    apart = abs(over.pedestal - first) / np.hypot(over.pedestal_error, doubt)
+    told = np.hypot(over.pedestal_error, BENT * level)
+    a, b = 1 / told**2, 1 / doubt**2
+    apart = abs(over.pedestal - first) / np.hypot(told, doubt)
     error = max(1.0, float(apart)) / np.sqrt(a + b)
     return (a * over.pedestal + b * first) / (a + b), float(error), True
 
@@ -154,9 +158,7 @@ def tile_stray(
     return stray_light(columns, tolerance, most=most[1]), stray_light(rows, tolerance, most=most[0])
 
 # %% ../../nbs/05_mosaic/17_calibrate_flats.ipynb #8157ee1c
-def say_guesses(
-    strays: list[tuple[Stray, Stray]], names: list[str], say: Callable[[str], None]
-) -> None:
+def say_guesses(strays: list[tuple[Stray, Stray]], names: list[str], say: Callable[[str], None]) -> None:
     """What a person should know of borders that were dropped because nothing tells what they are."""
     for name, pair in zip(names, strays, strict=True):
         for what, s in zip(("columns", "rows"), pair, strict=True):
