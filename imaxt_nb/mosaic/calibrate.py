@@ -213,6 +213,7 @@ def _flats(
         value, doubt, known = pedestal_of(over(p.pedestal), first, doubt, level)
         dark[c] = value
         report.figures[f"pedestal {name}"] = round(value, 3)
+        report.figures[f"pedestal error {name}"] = round(doubt, 3)
         if p.pedestal is None and not known:
             warn(
                 f"channel {name}: pedestal {value:.1f} from noise alone: overlaps are too few or too alike"

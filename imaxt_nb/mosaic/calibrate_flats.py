@@ -158,7 +158,9 @@ def tile_stray(
     return stray_light(columns, tolerance, most=most[1]), stray_light(rows, tolerance, most=most[0])
 
 # %% ../../nbs/05_mosaic/17_calibrate_flats.ipynb #8157ee1c
-def say_guesses(strays: list[tuple[Stray, Stray]], names: list[str], say: Callable[[str], None]) -> None:
+def say_guesses(
+    strays: list[tuple[Stray, Stray]], names: list[str], say: Callable[[str], None]
+) -> None:
     """What a person should know of borders that were dropped because nothing tells what they are."""
     for name, pair in zip(names, strays, strict=True):
         for what, s in zip(("columns", "rows"), pair, strict=True):
