@@ -125,8 +125,9 @@ def overlap_flat(
     prior = np.r_[1 / _prior_widths(degree) ** 2, most]
     if free:
         s[0], most[0], prior[n_terms] = 0.8 * low, 0.2 * (low + 1), 0
-    design = terms(*cells[2:4], shape, degree) - terms(*cells[4:], shape, degree)
-    x, weight = np.zeros(n_terms), np.ones(cells.shape[1])
+    design = terms(cells[2], cells[3], shape, degree) - terms(cells[4], cells[5], shape, degree)
+    x: Any = np.zeros(n_terms)
+    weight = np.ones(cells.shape[1])
     for turn in range(25):
         light = [v - (pedestal or 0.0) - q @ s for v, q in zip(cells, added, strict=False)]
         light = [np.maximum(u, 1e-3 * v) for u, v in zip(light, cells, strict=False)]
@@ -152,7 +153,7 @@ def _added(
 ) -> NDArray[np.float64]:
     """What is added to cells at places (row and column) by a pedestal of 1, if it is free, and by tails as expected at most."""
     one = [np.ones(places.shape[1])] if free else []
-    parts = one + [t.most * t.at(*places, shape, CELL) for t in tails]
+    parts = one + [t.most * t.at(places[0], places[1], shape, CELL) for t in tails]
     return np.stack(parts, axis=1) if parts else np.zeros((places.shape[1], 0))
 
 
