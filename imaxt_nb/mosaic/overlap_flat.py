@@ -141,7 +141,7 @@ def overlap_flat(
             s[0] = np.clip(s[0], -low, 0.999 * low)
         if turn > 5 and np.abs(x - before).max() < 1e-5:
             break
-    c = np.linalg.inv(h)
+    c: Any = np.linalg.inv(h)
     p, error = (
         (float(s[0]), float(np.sqrt(c[n_terms, n_terms]))) if free else (pedestal or 0.0, 0.0)
     )
