@@ -19,6 +19,7 @@ from imaxt_nb.core.errors import BadInput, UsageError
 from imaxt_nb.mosaic import calibrate_choice
 from imaxt_nb.mosaic.calibrate import calibrate_sample, calibrate_tiles
 from imaxt_nb.mosaic.calibrate_choice import CalibrateParameters
+from imaxt_nb.mosaic.calibrate_flats import channel_flat
 from imaxt_nb.mosaic.calibration import Calibration, load_calibration, save_calibration
 from imaxt_nb.mosaic.distortion import (
     Distortion,
@@ -108,7 +109,8 @@ def test_flat_pedestal_and_distortion_are_the_true_ones(done: Any) -> None:
     use = c.weight > 0
     ratio = c.flat[0][use] / done.flat[use]
     assert (ratio / ratio.mean()).std() < 0.02 < 0.05 < done.flat[use].std()
-    assert c.dark[0, 0, 0] == pytest.approx(100, abs=5)
+    doubt = done.report.figures["pedestal error a"]  # tiles have about 500 counts
+    assert abs(c.dark[0, 0, 0] - 100) < 2 * doubt < 30
     at = np.meshgrid(*[np.linspace(0, N - 1, 21)] * 2, indexing="ij")
     wrong = (c.distortion.displacement(*at) - done.bend.displacement(*at)).reshape(2, -1).T
     plane = np.stack([np.ones(441), at[0].ravel(), at[1].ravel()], 1)
@@ -124,7 +126,7 @@ def test_the_flat_says_how_wrong_it_is(done: Any) -> None:
     use = c.weight > 0
     ratio = c.flat[0][use] / done.flat[use]
     claimed = done.report.figures["flat_errors"][0]
-    assert 0.2 * claimed < (ratio / ratio.mean()).std() < 1.5 * claimed < 0.035
+    assert 0.3 * claimed < (ratio / ratio.mean()).std() < 1.5 * claimed < 0.025
 
 
 def test_stray_light_is_dropped_and_the_orientation_found(done: Any) -> None:
@@ -132,6 +134,33 @@ def test_stray_light_is_dropped_and_the_orientation_found(done: Any) -> None:
     assert 7 <= left <= 12 and (top, bottom, right) == (0, 0, 0)
     assert (done.report.calibration.weight == 0).sum() == left * N
     assert done.report.figures["orientation"] == [[0, 1], [-1, 0]]
+
+
+def test_stray_light_of_tiles_that_are_too_alike_is_dropped_and_said(done: Any) -> None:
+    """Intercepts tell nothing where all tiles are equally bright: the flat was wrong by 10 % there, and claimed 2."""
+    m, warnings = made(seed=2), []
+    p = SETTINGS.model_copy(update={"distortion": "S"})
+    report = calibrate_tiles(done.sample, m.raw, p, warn=warnings.append)
+    assert 7 <= report.figures["margins_px"][2] <= 13
+    assert any("channel a" in w and "too alike" in w for w in warnings)
+    use = report.calibration.weight > 0
+    ratio = report.calibration.flat[0][use] / m.flat[use]
+    claimed = report.figures["flat_errors"][0]
+    assert (ratio / ratio.mean()).std() < min(0.02, 1.5 * claimed)
+
+
+def test_the_flat_claims_the_error_of_its_pedestal() -> None:
+    """Dim tiles: a pedestal that is wrong by its error makes a flat that is wrong by about what is claimed for it."""
+    rng = np.random.default_rng(3)
+    y, x = np.mgrid[-1 : 1 : 96 * 1j, -1 : 1 : 96 * 1j]
+    shape = 1 - 0.3 * (x**2 + y**2) / 2
+    tiles = [summarise(100 + 8 * rng.poisson(4 * shape), 2) for _ in range(40)]
+    (flat, sure), (_, unsure) = (
+        channel_flat(tiles, 100.0, lambda p: None, 2, shape.shape, "imaxt", e) for e in (0.0, 3.0)
+    )
+    wrong, _ = channel_flat(tiles, 97.0, lambda p: None, 2, shape.shape, "imaxt")
+    moved = float((wrong / flat).std())
+    assert 0.7 * moved < np.sqrt(unsure**2 - sure**2) < 1.4 * moved
 
 
 def test_a_black_channel_has_a_flat_of_one_and_a_warning(done: Any) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from imaxt_nb.mosaic.calibrate_flats import (
     margins_of,
     pair_cells,
     pedestal_of,
+    say_guesses,
     tile_stray,
     tile_weight,
 )
@@ -45,7 +47,7 @@ from .flat import Floats, TileSummary, summarise
 from .overlap_flat import CELL, overlap_flat
 from .overlap_shifts import Pair
 from .patches import Margins
-from .stray import Stray, photon_transfer
+from .stray import Stray, photon_transfer, stray_tails
 from ..sample.places import exists, join
 
 # %% auto #0
@@ -97,11 +99,12 @@ def calibrate_tiles(
     shape, names = raw.tile_shape, [c.name for c in raw.channels]
     tiles, size = TileChoice(raw, p.seed), max(1, round(max(shape) / 256))
     reach = int(np.ceil(p.max_stage_error_um / min(raw.pixel_um)))
-    summaries, crude, gains = _look(tiles, names, p, size, warn)
+    summaries, crude, doubts = _look(tiles, names, p, size, warn)
     strays = [
         tile_stray(s, d, p.stray_tolerance, shape) for s, d in zip(summaries, crude, strict=True)
     ]
     margins = margins_of(strays)
+    say_guesses(strays, names, warn)
     live = [c for c, s in enumerate(summaries) if s]
     report = CalibrationReport(
         Calibration(tile_weight(shape, margins)), names, strays, None, [], {}, []
@@ -109,7 +112,7 @@ def calibrate_tiles(
     report.figures["margins_px"] = list(margins)
     if live:
         _overlaps(sample, tiles, live, crude, margins, reach, p, report, warn, workers)
-    _flats(summaries, crude, gains, tiles, margins, size, p, report, warn)
+    _flats(summaries, crude, doubts, tiles, margins, size, p, report, warn)
     for section, tile, plane, c in sorted(tiles.damaged):
         warn(
             f"section {section}: tile {tile}, plane {plane}, channel {names[c]} is damaged, and left out"
@@ -120,18 +123,17 @@ def calibrate_tiles(
 def _look(
     tiles: TileChoice, names: list[str], p: CalibrateParameters, size: int, warn: Warn
 ) -> tuple[list[Any], list[float], list[float]]:
-    """Summaries of the chosen tiles of each channel, a first guess of its pedestal, and its gain; none for a dark channel."""
-    summaries, crude, gains = [], [], []
+    """Summaries of the chosen tiles of each channel (none if it is dark), the pedestal that their noise tells, and its error."""
+    summaries, crude, doubts = [], [], []
     for c, name in enumerate(names):
-        found: list[TileSummary] = []
-        few: list[NDArray[Any]] = []
-        places: list[int] = []
+        found, few, places = list[TileSummary](), list[NDArray[Any]](), list[int]()
+        spread = tiles.spread(c, p.max_tiles)
         for image in track(tiles.choose(c, p.max_tiles), f"tiles of {name}"):
             tile = tiles.read(image, c)
             if (*image, c) in tiles.damaged:
                 continue
             places.append(image[1])
-            few += [tile] if len(few) < 12 else []
+            few += [tile] if image in spread else []
             found.append(summarise(tile, size))
         lit = [np.nanmax(t.bins) > 0 for t in found]
         found = by_place([t for t, ok in zip(found, lit, strict=True) if ok],
@@ -140,9 +142,9 @@ def _look(
             warn(f"channel {name}: nothing but zeros, its flat is 1")
         transfer = photon_transfer(few) if p.pedestal is None and few else None
         crude.append(p.pedestal if p.pedestal is not None else transfer[0] if transfer else 0.0)
-        gains.append(transfer[1] if transfer else 0.0)
+        doubts.append(0.0 if p.pedestal is not None else transfer[1] if transfer else np.inf)
         summaries.append(found)
-    return summaries, crude, gains
+    return summaries, crude, doubts
 
 # %% ../../nbs/05_mosaic/18_calibrate.ipynb #3172d692
 def _overlaps(
@@ -190,14 +192,14 @@ def _overlaps(
 
 # %% ../../nbs/05_mosaic/18_calibrate.ipynb #9221d071
 def _flats(
-    summaries: list[list[TileSummary]], crude: list[float], gains: list[float], tiles: TileChoice, margins: Margins, size: int,
+    summaries: list[list[TileSummary]], crude: list[float], doubts: list[float], tiles: TileChoice, margins: Margins, size: int,
     p: CalibrateParameters, report: CalibrationReport, warn: Warn,
 ) -> None:  # fmt: skip
     """Pedestal and flat of each channel, into the report."""
     shape = tiles.raw.tile_shape
     dark, flat = (np.full((len(summaries), *shape), v, np.float32) for v in (0, 1))
     errors: list[float | None] = []
-    for c, (found, first, gain) in enumerate(zip(summaries, crude, gains, strict=True)):
+    for c, (found, first, doubt) in enumerate(zip(summaries, crude, doubts, strict=True)):
         name = report.channels[c]
         cells, more = _cells(tiles, c, report, margins) if found else [np.zeros((6, 0))] * 2
         report.cells.append(cells)
@@ -206,11 +208,12 @@ def _flats(
             errors.append(None)
             continue
         level = float(np.percentile([np.nanmedian(t.bins) for t in found], 10)) - first
-        over = overlap_flat(cells, shape, pedestal=p.pedestal)
-        value, known = pedestal_of(over, first, gain, level)
-        over = overlap_flat(cells, shape, pedestal=value)
+        tails = stray_tails(report.strays[c], margins, p.stray_tolerance)
+        over = partial(overlap_flat, cells, shape, 4, tails=tails)
+        value, doubt, known = pedestal_of(over(p.pedestal), first, doubt, level)
         dark[c] = value
         report.figures[f"pedestal {name}"] = round(value, 3)
+        report.figures[f"pedestal error {name}"] = round(doubt, 3)
         if p.pedestal is None and not known:
             warn(
                 f"channel {name}: pedestal {value:.1f} from noise alone: overlaps are too few or too alike"
@@ -222,7 +225,7 @@ def _flats(
             errors.append(None)
         else:
             cropped = [crop(t, margins, size) for t in found]
-            made, error = channel_flat(cropped, value, over, size, shape, p.engine)
+            made, error = channel_flat(cropped, value, over, size, shape, p.engine, doubt)
             used = made[report.calibration.weight > 0]
             contrast = float((used / used.mean()).std())
             if error > max(contrast, 0.005):

@@ -89,6 +89,11 @@ class TileChoice:
             there = [there[i] for i in sorted(picked)]
         return there
 
+    def spread(self, channel: int, most: int, n: int = 12) -> list[Image]:
+        """`n` of those that are chosen, evenly spread: the first ones may all be empty."""
+        chosen = self.choose(channel, most)
+        return [chosen[i] for i in np.linspace(0, len(chosen) - 1, n).astype(int) if chosen]
+
     def read(self, image: Image, channel: int) -> NDArray[Any]:
         """An image (y, x); one that is damaged is NaN, which counts for nothing, and is remembered."""
         found = read_whole(self.sections[image[0]], image[1], image[2], channel)

@@ -5,7 +5,7 @@
 # %% ../../nbs/05_mosaic/17_calibrate_flats.ipynb #c2cfe705
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,8 @@ from .patches import Margins
 from .stray import Stray, stray_light
 
 # %% auto #0
-__all__ = ['COMMON', 'check_engine', 'channel_flat', 'pair_cells', 'crop', 'pedestal_of', 'by_place', 'tile_stray', 'margins_of',
-           'tile_weight', 'filled']
+__all__ = ['Overlaps', 'COMMON', 'BENT', 'check_engine', 'channel_flat', 'pair_cells', 'crop', 'pedestal_of', 'by_place',
+           'tile_stray', 'say_guesses', 'margins_of', 'tile_weight', 'filled']
 
 # %% ../../nbs/05_mosaic/17_calibrate_flats.ipynb #036393d9
 def check_engine(engine: str) -> None:
@@ -43,27 +43,47 @@ def _basic(bins: Floats) -> Floats:
     return stretch(found, bins.shape[1:], bins.shape[1] / found.shape[0])
 
 # %% ../../nbs/05_mosaic/17_calibrate_flats.ipynb #0bc10e35
+Overlaps = Callable[[float], OverlapFlat | None]  # the flat of overlaps, given a pedestal
 COMMON = 0.004  # of brightness: what tiles may have in common that isn't the flat
 
 
 def channel_flat(
     tiles: list[TileSummary],
     dark: float,
-    over: OverlapFlat | None,
+    over: Overlaps,
     size: int,
     shape: tuple[int, int],
     engine: str,
+    doubt: float = 0.0,
 ) -> tuple[Floats, float]:
-    """The flat (y, x) and its standard error: smooth terms from overlaps and tiles by their errors, the rest from the stack."""
+    """The flat (y, x) and its standard error: smooth terms from overlaps and tiles by their errors, the rest from the stack.
+
+    over : what overlaps say, given a pedestal; dark : the pedestal; doubt : its standard error, in the units of the tiles.
+    """
     lit = [TileSummary(t.bins - dark, t.columns - dark, t.rows - dark) for t in tiles]
     lit = [t for t in lit if np.nanmedian(t.bins) > 0]
+    bins = np.stack([t.bins for t in lit])
     if engine == "basic":
-        found = stretch(_basic(np.stack([t.bins for t in lit])), shape, size)
+        found = stretch(_basic(bins), shape, size)
         return np.asarray(found / found.mean(), np.float32), float("nan")
-    smooth = with_tiles(over or no_overlaps(shape, dark), np.stack([t.bins for t in lit]), size)
+    smooth = with_tiles(over(dark) or no_overlaps(shape, dark), bins, size)
     stack = stack_flat(lit, size, smooth.log_flat(size), smooth.patterns(size))
-    error = np.sqrt(smooth.error() ** 2 + COMMON**2 + stack.error**2)
-    return stack.expand(shape, size), float(error)
+    common = COMMON**2 + _moved(smooth, over, bins, dark, size, doubt) ** 2
+    return stack.expand(shape, size), float(np.sqrt(smooth.error() ** 2 + common + stack.error**2))
+
+
+def _moved(
+    smooth: OverlapFlat, over: Overlaps, bins: Floats, dark: float, size: int, doubt: float
+) -> float:
+    """How much the smooth terms change, r.m.s., when the pedestal does by `doubt`, in proportion to a small change."""
+    if doubt == 0:
+        return 0.0
+    step = 0.02 * float(np.nanpercentile(np.nanmedian(bins, axis=(1, 2)), 10))
+    other = with_tiles(
+        over(dark - step) or no_overlaps(smooth.shape, dark - step), bins + step, size
+    )
+    change = other.patterns(8 * size) @ (other.coefficients - smooth.coefficients)
+    return float(change.std()) * doubt / step
 
 # %% ../../nbs/05_mosaic/17_calibrate_flats.ipynb #3df7aee4
 def pair_cells(
@@ -87,18 +107,26 @@ def crop(t: TileSummary, margins: Margins, size: int) -> TileSummary:
     return TileSummary(bins, columns, rows)
 
 # %% ../../nbs/05_mosaic/17_calibrate_flats.ipynb #9db7ae84
+BENT = 0.01  # of the dimmest tiles: what the model of overlaps is wrong by in the pedestal
+
+
 def pedestal_of(
-    over: OverlapFlat | None, first: float, gain: float, level: float
-) -> tuple[float, bool]:
-    """The pedestal from overlaps and from noise (right to a sixth of a photon), and whether overlaps tell it well enough."""
-    if over is None:
-        return first, False
+    over: OverlapFlat | None, first: float, doubt: float, level: float
+) -> tuple[float, float, bool]:
+    """The pedestal from overlaps and from noise (`first` +- `doubt`), its standard error, and whether overlaps tell it well enough.
+
+    Where the two disagree by more than their errors, neither is believed to its own: the error grows in proportion.
+    """
+    worst = max(level, 1e-6) / 3  # nothing is known but that there is some light
+    if over is None or over.pedestal_error > 0.2 * max(level, 1e-6):
+        return first, min(doubt, worst), False
     if over.pedestal_error == 0:  # given
-        return over.pedestal, True
-    if over.pedestal_error > 0.2 * max(level, 1e-6):
-        return first, False
-    a, b = 1 / over.pedestal_error**2, 36 / gain**2 if gain > 0 else 0.0
-    return (a * over.pedestal + b * first) / (a + b), True
+        return over.pedestal, 0.0, True
+    told = np.hypot(over.pedestal_error, BENT * level)
+    a, b = 1 / told**2, 1 / doubt**2
+    apart = abs(over.pedestal - first) / np.hypot(told, doubt)
+    error = max(1.0, float(apart)) / np.sqrt(a + b)
+    return (a * over.pedestal + b * first) / (a + b), float(error), True
 
 # %% ../../nbs/05_mosaic/17_calibrate_flats.ipynb #48c54aa1
 def by_place(tiles: list[TileSummary], numbers: list[int], least: int = 8) -> list[TileSummary]:
@@ -128,6 +156,19 @@ def tile_stray(
         )  # type: ignore[return-value]
     columns, rows = ([getattr(t, a) - dark for t in tiles] for a in ("columns", "rows"))
     return stray_light(columns, tolerance, most=most[1]), stray_light(rows, tolerance, most=most[0])
+
+# %% ../../nbs/05_mosaic/17_calibrate_flats.ipynb #8157ee1c
+def say_guesses(
+    strays: list[tuple[Stray, Stray]], names: list[str], say: Callable[[str], None]
+) -> None:
+    """What a person should know of borders that were dropped because nothing tells what they are."""
+    for name, pair in zip(names, strays, strict=True):
+        for what, s in zip(("columns", "rows"), pair, strict=True):
+            if s.guessed:
+                say(
+                    f"channel {name}: {s.low + s.high} {what} at the border are much brighter, in tiles that are too alike to tell stray "
+                    "light from the flat: they are dropped, and what is beside them may be wrong"
+                )
 
 # %% ../../nbs/05_mosaic/17_calibrate_flats.ipynb #7bea3ffb
 def margins_of(strays: list[tuple[Stray, Stray]]) -> Margins:

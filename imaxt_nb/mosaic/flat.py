@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy import ndimage as ndi
 
 # %% auto #0
-__all__ = ['Floats', 'bin_mean', 'TileSummary', 'summarise', 'stretch', 'robust_mean', 'keep_signal', 'StackFlat', 'stack_flat',
-           'logarithms']
+__all__ = ['Floats', 'CORRELATED', 'bin_mean', 'TileSummary', 'summarise', 'stretch', 'robust_mean', 'keep_signal', 'StackFlat',
+           'stack_flat', 'logarithms']
 
 # %% ../../nbs/05_mosaic/04_flat.ipynb #b5e06d58
 Floats = NDArray[np.float32]
@@ -94,6 +94,9 @@ def robust_mean(bands: Floats, use: Floats, window: int, rounds: int = 3) -> Flo
     return mean
 
 # %% ../../nbs/05_mosaic/04_flat.ipynb #b112dcb0
+CORRELATED = 12  # neighbouring bins of a band that are as good as one: they are correlated
+
+
 def keep_signal(
     one: Floats, two: Floats, window: int, strictness: float = 1.5
 ) -> tuple[Floats, Floats]:
@@ -105,7 +108,7 @@ def keep_signal(
     """
     mean, noise = (one + two) / 2, _box(((one - two) / 2) ** 2, window)
     power = _box(mean * mean, window)
-    independent = min(window * window, mean.size) / 12  # neighbouring bins of a band are correlated
+    independent = min(window * window, mean.size) / CORRELATED
     doubt = strictness * noise * np.sqrt(2 / independent)
     signal = np.maximum(power - noise - doubt, 0)
     share = signal / (power + np.float32(1e-20))
@@ -170,24 +173,33 @@ def logarithms(bins: Floats) -> tuple[Floats, Floats]:
 # %% ../../nbs/05_mosaic/04_flat.ipynb #36f08ba1
 def _by_scale(logs: Floats, use: Floats, window: int, least: int) -> tuple[Floats, float]:
     """The sum of the bands that both halves of the tiles agree on, and the variance of the error of those of `least` bins a side."""
-    bands: list[tuple[Floats, Floats]] = []
+    bands: list[tuple[Floats, float]] = []
     while min(logs.shape[-2:]) > 4:
         share = _halve(use)
         coarse = np.asarray(_halve(logs * use) / np.maximum(share, 1e-3), np.float32)
         detail = (logs - stretch(coarse, (logs.shape[-2], logs.shape[-1]))) * (use > 0)
-        halves = [_centred(robust_mean(detail[i::2], use[i::2], window)) for i in (0, 1)]
-        bands.append(keep_signal(halves[0], halves[1], window))
+        bands.append(_band(detail, use, window))
         logs, use = coarse, share * (share > 0.25)
-    halves = [_centred(robust_mean(logs[i::2], use[i::2], 2 * window)) for i in (0, 1)]
-    total, wrong = keep_signal(halves[0], halves[1], 2 * window)
-    errors = [wrong]
-    for band, wrong in bands[::-1]:
+    bands.append(_band(logs, use, 2 * window))
+    total = bands[-1][0]
+    for band, _ in bands[-2::-1]:
         total = stretch(total, (band.shape[0], band.shape[1])) + band
-        errors.append(wrong)
-    variance = sum(max(float(e.mean()), 0.0) for e in errors if min(e.shape) >= least)
-    return total, variance
+    return total, sum(wrong for band, wrong in bands if min(band.shape) >= least)
 
-# %% ../../nbs/05_mosaic/04_flat.ipynb #c4a77b45
+
+def _band(detail: Floats, use: Floats, window: int) -> tuple[Floats, float]:
+    """What both halves of the tiles (n, h, w) agree on, and the variance of its error.
+
+    That is a difference of two powers; as much as chance makes of noise alone it is not believed, or fine bands of few tiles would
+    claim errors of several percent that they don't have.
+    """
+    halves = [_centred(robust_mean(detail[i::2], use[i::2], window)) for i in (0, 1)]
+    found, wrong = keep_signal(halves[0], halves[1], window)
+    error, noise = float(wrong.mean()), float(np.mean((halves[0] - halves[1]) ** 2)) / 4
+    chance = 2 * noise * np.sqrt(CORRELATED / found.size)
+    return found, max(error, 0.0) ** 3 / (error**2 + chance**2 + 1e-30)
+
+
 def _centred(half: Floats) -> Floats:
     """Less its mean: logarithms of few photons are skewed, and the robust mean of what is skewed isn't its mean, in both halves alike."""
     return np.asarray(half - half.mean(), np.float32)

@@ -5,6 +5,7 @@
 # %% ../../nbs/05_mosaic/07_overlap_flat.ipynb #7ef1c2f1
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from .distortion import Distortion
 from .flat import Floats, bin_mean
 from .gather import gather
 from .patches import Margins, Plane, common_box
+from .stray import Tail
 
 # %% auto #0
 __all__ = ['CELL', 'TOGETHER', 'ALIKE', 'FIFTH', 'SHARED', 'overlap_cells', 'terms', 'OverlapFlat', 'overlap_flat', 'no_overlaps',
@@ -109,36 +111,63 @@ def overlap_flat(
     shape: tuple[int, int],
     degree: int = 4,
     pedestal: float | None = None,
+    tails: Sequence[Tail] = (),
 ) -> OverlapFlat | None:
-    """The flat (and the pedestal, unless given) of tiles of `shape` from `overlap_cells`; None from too few cells."""
+    """The flat (and the pedestal, unless given) of tiles of `shape` from `overlap_cells`, which may have `tails` of stray light
+    whose strengths are found, too; None from too few cells."""
     n_terms = (degree + 1) * (degree + 2) // 2 - 1
     if cells.shape[1] < 10 * n_terms:
         return None
-    a, b = cells[:2]
-    design = terms(cells[2], cells[3], shape, degree) - terms(cells[4], cells[5], shape, degree)
     free = pedestal is None
-    low = float(min(a.min(), b.min()))
-    p = 0.8 * low if pedestal is None else pedestal
-    x, weight = np.zeros(n_terms + free), np.ones(len(a))
-    prior = np.r_[1 / _prior_widths(degree) ** 2, np.zeros(int(free))]
+    low = float(cells[:2].min())
+    added = [_added(cells[i : i + 2], shape, free, tails) for i in (2, 4)]
+    s, most = np.zeros(free + len(tails)), np.ones(free + len(tails))
+    prior = np.r_[1 / _prior_widths(degree) ** 2, most]
+    if free:
+        s[0], most[0], prior[n_terms] = 0.8 * low, 0.2 * (low + 1), 0
+    design = terms(cells[2], cells[3], shape, degree) - terms(cells[4], cells[5], shape, degree)
+    x: Any = np.zeros(n_terms)
+    weight = np.ones(cells.shape[1])
     for turn in range(25):
-        above = [np.maximum(v - p, 1e-3 * v) for v in (a, b)]
-        y, level = np.log(above[0]) - np.log(above[1]), (above[0] + above[1]) / 2
-        fit = design @ x[:n_terms]
+        light = [v - (pedestal or 0.0) - q @ s for v, q in zip(cells, added, strict=False)]
+        light = [np.maximum(u, 1e-3 * v) for u, v in zip(light, cells, strict=False)]
+        y, level = np.log(light[0]) - np.log(light[1]), (light[0] + light[1]) / 2
+        fit = design @ x
         weight = _weights(y - fit, level) if turn else weight
-        j = design if not free else np.c_[design, -2 * np.sinh(fit / 2) / level]
-        h = (j * weight[:, None]).T @ j + np.diag(prior)
-        h += 1e-12 * np.trace(h) * np.eye(len(h))
-        before, x = x, np.linalg.solve(h, (j * weight[:, None]).T @ y)
+        h, g = _normal(design, fit, level, added, weight, y, prior, s)
+        before, found = x, np.linalg.solve(h, g)
+        x, s = found[:n_terms], s + np.clip(found[n_terms:], -most, most)
         if free:
-            p = float(
-                np.clip(p + np.clip(x[-1], -0.2 * (low + 1), 0.2 * (low + 1)), -low, 0.999 * low)
-            )
-        if turn > 5 and np.abs(x - before)[:n_terms].max() < 1e-5:
+            s[0] = np.clip(s[0], -low, 0.999 * low)
+        if turn > 5 and np.abs(x - before).max() < 1e-5:
             break
-    c = np.linalg.inv(h)
-    error = float(np.sqrt(c[-1, -1])) if free else 0.0
-    return OverlapFlat(x[:n_terms], c[:n_terms, :n_terms], p, error, degree, shape, len(a))
+    c: Any = np.linalg.inv(h)
+    p, error = (
+        (float(s[0]), float(np.sqrt(c[n_terms, n_terms]))) if free else (pedestal or 0.0, 0.0)
+    )
+    return OverlapFlat(x, c[:n_terms, :n_terms], p, error, degree, shape, cells.shape[1])
+
+# %% ../../nbs/05_mosaic/07_overlap_flat.ipynb #7a0f23de
+def _added(
+    places: Any, shape: tuple[int, int], free: bool, tails: Sequence[Tail]
+) -> NDArray[np.float64]:
+    """What is added to cells at places (row and column) by a pedestal of 1, if it is free, and by tails as expected at most."""
+    one = [np.ones(places.shape[1])] if free else []
+    parts = one + [t.most * t.at(places[0], places[1], shape, CELL) for t in tails]
+    return np.stack(parts, axis=1) if parts else np.zeros((places.shape[1], 0))
+
+
+def _normal(
+    design: Any, fit: Any, level: Any, added: Any, weight: Any, y: Any, prior: Any, s: Any
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Normal equations of the terms, and of a step from the strengths `s` of what is added."""
+    half = np.exp(fit / 2)
+    step = added[0] / (level * half)[:, None] - added[1] / (level / half)[:, None]
+    j = np.c_[design, step]
+    h = (j * weight[:, None]).T @ j + np.diag(prior)
+    h += 1e-12 * np.trace(h) * np.eye(len(h))
+    n = design.shape[1]
+    return h, (j * weight[:, None]).T @ y - prior * np.r_[np.zeros(n), s]
 
 # %% ../../nbs/05_mosaic/07_overlap_flat.ipynb #a863b20a
 def _prior_widths(degree: int) -> NDArray[np.float64]:

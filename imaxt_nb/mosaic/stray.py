@@ -16,7 +16,7 @@ from scipy import ndimage as ndi
 from .flat import bin_mean
 
 # %% auto #0
-__all__ = ['Line', 'Stray', 'stray_light', 'photon_transfer']
+__all__ = ['Line', 'STEEP', 'DOUBT', 'Stray', 'Tail', 'stray_light', 'stray_tails', 'photon_transfer']
 
 # %% ../../nbs/05_mosaic/05_stray.ipynb #75e761c9
 Line = NDArray[np.float64]
@@ -26,7 +26,8 @@ Line = NDArray[np.float64]
 class Stray:
     """What is added along an axis, in the units of the tiles: (length,), with its error; NaN where not measured.
 
-    `level` is that of the dimmest tiles; `low` and `high` the pixels to drop at both ends.
+    `level` is that of the dimmest tiles; `low` and `high` the pixels to drop at both ends; `guessed` if tiles are too alike to tell
+    whether what is dropped is stray light.
     """
 
     excess: Line
@@ -34,6 +35,26 @@ class Stray:
     level: float
     low: int
     high: int
+    guessed: bool = False
+
+
+@dataclass(frozen=True)
+class Tail:
+    """Stray light that goes on beyond a margin of `start` px at an end of an axis: it falls by e over `length` px, and is about
+    `most` at the margin, in the units of the tiles."""
+
+    axis: int  # 0: along rows, 1: along columns
+    high: bool
+    start: int
+    length: float
+    most: float
+
+    def at(self, rows: Any, columns: Any, shape: tuple[int, int], cell: int) -> Any:
+        """Its mean over cells of `cell` px at such places of the raw tile, 1 at the margin."""
+        x = (rows, columns)[self.axis]
+        x = (shape[self.axis] - 1 - x if self.high else x) - self.start
+        half = cell / 2 / self.length
+        return np.exp(-np.maximum(x, cell / 2) / self.length) * np.sinh(half) / half
 
 # %% ../../nbs/05_mosaic/05_stray.ipynb #00db82b9
 def stray_light(
@@ -46,7 +67,8 @@ def stray_light(
 
     A border is dropped as far as the excess falls by more than `tolerance` of the level of the dimmest tiles (their 10th
     percentile) and its error within a quarter of the `share` of the axis that is looked at, if it is four times its error at the border; `most` px.
-    (What changes more slowly is the flat field and the tissue, not stray light.)
+    (What changes more slowly is the flat field and the tissue, not stray light.) Where tiles are so alike in brightness that intercepts
+    tell nothing, a border that is steeper than flats are (`STEEP`) is dropped, too.
     """
     p = np.stack(profiles).astype(np.float64)
     p = p[np.isfinite(p).all(axis=1) & (np.median(p, axis=1) > 0)]
@@ -56,16 +78,35 @@ def stray_light(
     if len(p) < 8:
         return Stray(excess, error, np.nan, 0, 0)
     level = float(np.percentile(np.median(p, axis=1), 10))
-    drops = []
+    drops: list[int] = []
+    guessed = False
     for end in (slice(None), slice(None, None, -1)):
-        a, e = _intercept(p[:, end][:, :m], p[:, end][:, m : 2 * m].mean(axis=1))
+        near, beside = p[:, end][:, :m], p[:, end][:, m : 2 * m].mean(axis=1)
+        a, e = _intercept(near, beside)
         excess[end][:m], error[end][:m] = a, e
         smooth = ndi.uniform_filter1d(a, 5, mode="nearest")
         fall, e = smooth - _ahead(smooth, m // 4), np.hypot(e, _ahead(e, m // 4))
         sure, bad = (fall > np.maximum(tolerance * level, k * e + 1e-12) for k in (4, 2))
         drop = _end(fall, _contiguous(bad, m), tolerance * level) if sure[:5].any() else 0
+        if not drop:
+            steep, known = _steep(near / beside[:, None], m // 4)
+            untold = (steep > STEEP) & (np.abs(fall - steep * level) < 4 * e)
+            if untold[:5].any():
+                drop = _end(steep, _contiguous(steep > np.maximum(tolerance, known), m), tolerance)
+                guessed = True
         drops.append(min(drop, m if most is None else most))
-    return Stray(excess, error, level, drops[0], drops[1])
+    return Stray(excess, error, level, drops[0], drops[1], guessed)
+
+# %% ../../nbs/05_mosaic/05_stray.ipynb #ac263d17
+STEEP = 0.1  # of brightness: no flat falls by more from the border on within a 32nd of an axis
+
+
+def _steep(ratios: Line, ahead: int) -> tuple[Line, Line]:
+    """By how much tiles (n, m) are brighter than `ahead` px further from the border, as far as that is sure (else 0); its doubt."""
+    fall = np.array([r - _ahead(r, ahead) for r in ratios])
+    middle = np.median(fall, axis=0)
+    doubt = 2 * 1.2533 * 1.4826 * np.median(np.abs(fall - middle), axis=0) / np.sqrt(len(fall))
+    return np.where(middle > 2 * doubt, middle, 0.0), doubt
 
 # %% ../../nbs/05_mosaic/05_stray.ipynb #4918832e
 def _end(fall: Line, n: int, least: float) -> int:
@@ -108,13 +149,56 @@ def _intercept(p: Line, reference: Line) -> tuple[Line, Line]:
     )  # bright tiles scatter more
     return fit[:, 0] - np.median(far), np.sqrt(variance)
 
-# %% ../../nbs/05_mosaic/05_stray.ipynb #21d51999
-def photon_transfer(tiles: Sequence[NDArray[Any]], size: int = 16) -> tuple[float, float] | None:
-    """Pedestal and gain (units a photon) from noise against level, or None where they don't show a line.
+# %% ../../nbs/05_mosaic/05_stray.ipynb #473cc9e3
+def stray_tails(
+    strays: Sequence[Stray], margins: Sequence[int], tolerance: float = 0.02
+) -> list[Tail]:
+    """What a channel's stray light (along columns, along rows) leaves beyond margins (top, bottom, left, right), where it has any."""
+    found = []
+    for axis, stray in enumerate(strays[::-1]):
+        for high, own in ((False, stray.low), (True, stray.high)):
+            start = int(margins[2 * axis + high])
+            if own:
+                a = stray.excess[::-1] if high else stray.excess
+                found.append(_tail(a[:own], axis, high, start, tolerance * stray.level))
+    return found
 
-    The noise is that of second differences along rows, which smooth structure doesn't enter; cells are of `size` px.
+
+def _tail(excess: Line, axis: int, high: bool, start: int, least: float) -> Tail:
+    """Its length is the mean distance from the border, as that of an exponential is; `least` is allowed where it begins."""
+    a = np.maximum(excess, 0)
+    length = float(np.clip(a @ np.arange(len(a)) / max(a.sum(), 1e-12), 1, len(a)))
+    rest = a.sum() / length * np.exp(-start / length)
+    return Tail(axis, high, start, length, float(np.hypot(rest, least)))
+
+# %% ../../nbs/05_mosaic/05_stray.ipynb #21d51999
+DOUBT = (
+    1 / 12
+)  # of a photon: what a detector that isn't as simple as its model does to the pedestal that noise tells
+
+
+def photon_transfer(
+    tiles: Sequence[NDArray[Any]], size: int = 16
+) -> tuple[float, float, float] | None:
+    """Pedestal, its standard error, and gain (units a photon) from noise against level, or None where they don't show a line.
+
+    The noise is that of second differences along rows, which smooth structure doesn't enter; cells are of `size` px. The error is
+    that which the tiles show when each is left out in turn, and a `DOUBT` of the model.
     """
-    cells = np.concatenate([_moments(tile, size) for tile in tiles], axis=1)
+    moments = [_moments(tile, size) for tile in tiles]
+    found = _transfer(moments)
+    if found is None:
+        return None
+    n = len(moments)
+    without = [_transfer(moments[:i] + moments[i + 1 :]) for i in range(n)] if n > 2 else []
+    left = [w[0] for w in without if w is not None]
+    scatter = np.sqrt((n - 1) * np.var(left)) if len(left) > 1 else found[1]
+    return found[0], float(np.hypot(scatter, DOUBT * found[1])), found[1]
+
+
+def _transfer(moments: Sequence[NDArray[Any]]) -> tuple[float, float] | None:
+    """Pedestal and gain from `_moments` of tiles."""
+    cells = np.concatenate(moments, axis=1)
     cells = cells[:, np.isfinite(cells).all(axis=0)]
     parts = [i for i in np.array_split(np.argsort(cells[0], kind="stable"), 30) if len(i)]
     level = np.array([cells[0, i].mean() for i in parts])
