@@ -16,7 +16,7 @@ from ..core.errors import BadInput, UsageError
 from ..core.parameters import Parameters, param
 from ..core.progress import track
 from .distortion import Distortion, no_distortion, read_distortion
-from .distortion_fit import DistortionFit, fit_distortion
+from .distortion_fit import DistortionFit, fit_distortion, not_corrected
 from .flat import Floats
 from .neighbours import neighbour_pairs, stage_pixels
 from imaxt_nb.mosaic.orientation import (
@@ -205,8 +205,8 @@ LESS = 0.9  # of what overlaps disagree by must a distortion leave, or less
 def measured_distortion(
     read: Any, more: list[Any], pairs: list[Pair], shape: tuple[int, int], margins: Margins, reach: int,
     p: CalibrateParameters, warn: Warn, workers: int,
-) -> DistortionFit | None:  # fmt: skip
-    """The distortion by the overlaps of a channel and of more; None, and a warning, where they don't tell it well enough."""
+) -> tuple[DistortionFit | None, Distortion | None]:  # fmt: skip
+    """The distortion by the overlaps of a channel and of more; else a warning and, if they tell anything, none with what it may be as its error."""
     side = max(64, min(shape) // 10 // 16 * 16)
     try:
         fit = fit_distortion(
@@ -221,20 +221,20 @@ def measured_distortion(
         )
     except BadInput as e:
         warn(f"distortion is not measured: {e}")
-        return None
+        return None, None
     before, after = (fit.distortion.residuals[f"median_{k}_px"] for k in ("before", "after"))
     if after > LESS * before:  # what it adds where overlaps don't look is as good as invented
         warn(
             f"distortion is not corrected: overlaps disagree by {before:.2f} px, and with one by {after:.2f} px"
         )
-        return None
+        return None, not_corrected(fit.distortion)
     if fit.predicted_error_px > p.max_error_px:
         warn(
             f"distortion is not measured: its error would be {fit.predicted_error_px:.2f} px, more than "
             f"{p.max_error_px:g}; more overlaps with structure, or an acquisition with 50 % overlap, are needed"
         )
-        return None
-    return fit
+        return None, not_corrected(fit.distortion)
+    return fit, fit.distortion
 
 # %% ../../nbs/05_mosaic/16_calibrate_choice.ipynb #0138cd49
 def find_distortion(sample: Any, text: str, modality: str) -> Distortion:
