@@ -306,5 +306,7 @@ def test_a_distortion_that_mends_nothing_is_refused(monkeypatch: pytest.MonkeyPa
         )
         assert (found is fit) == kept and left is not None
         doubt = left.common_modes((58.0, 0.0))  # one that is left alone is an error of all places
-        assert (left is bend) == kept and (left.largest_px() > 0) == kept and bool(doubt.size) != kept
+        assert (
+            (left is bend) == kept and (left.largest_px() > 0) == kept and bool(doubt.size) != kept
+        )
     assert len(said) == 1 and "0.11" in said[0]

@@ -200,7 +200,9 @@ def _sharpness(image: Floats, fine: float = 1.5) -> float:
 
 # %% ../../nbs/05_mosaic/16_calibrate_choice.ipynb #5801fb40
 LESS = 0.9  # of what overlaps disagree by must a distortion leave, or less
-SHARE = 1 / 3  # of its displacement: with that error, correcting still leaves a third of what not correcting does
+SHARE = (
+    1 / 3
+)  # of its displacement: with that error, correcting still leaves a third of what not correcting does
 
 
 def measured_distortion(

@@ -293,5 +293,7 @@ def not_corrected(d: Distortion) -> Distortion:
     wrong = np.concatenate([d.coefficients, d.linear], axis=1).ravel()
     known = np.zeros((wrong.size, wrong.size)) if d.covariance is None else d.covariance
     return replace(
-        no_distortion(d.tile_shape), residuals=d.residuals, covariance=known + np.outer(wrong, wrong)
+        no_distortion(d.tile_shape),
+        residuals=d.residuals,
+        covariance=known + np.outer(wrong, wrong),
     )
