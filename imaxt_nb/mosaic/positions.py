@@ -216,13 +216,8 @@ def _channels(raw: RawTiles, names: list[str]) -> list[int]:
     known = [ch.name for ch in raw.channels]
     for name in names:
         if name not in known:
-            raise BadInput(
-                "no such channel",
-                file=raw.place,
-                field="registration_channels",
-                found=name,
-                expected=", ".join(known),
-            )
+            listed = {"field": "registration_channels", "found": name, "expected": ", ".join(known)}
+            raise BadInput("no such channel", file=raw.place, **listed)
     return [known.index(n) for n in names] or list(range(len(known)))
 
 # %% ../../nbs/05_mosaic/31_positions.ipynb #55e6e1c8
@@ -298,17 +293,8 @@ def place_sample(
     parts = []
     for number in track(raw.sections, "sections"):
         file = join(draft, f"{number:04d}.json")
-        work = partial(
-            place_section,
-            raw.section(number),
-            raw,
-            own,
-            parameters,
-            orientation,
-            channels,
-            root,
-            threads,
-        )
+        known = (raw, own, parameters, orientation, channels, root, threads)
+        work = partial(place_section, raw.section(number), *known)
         parts.append(from_json(_kept(file, lambda: to_json(work()))))  # noqa: B023
         for note in parts[-1].notes:
             warn(note)
