@@ -291,8 +291,8 @@ def test_what_the_data_say_is_not_shrunk_and_what_they_do_not_follows_the_strong
     weak[3, 3] = 9.0  # the pure cube is hardly known
     x[3] = 9.0
     followed, covariance, *_ = shrink_to_radial(x, weak)
-    assert followed[3] == pytest.approx(12, abs=0.5)
-    assert 1 < np.sqrt(covariance[3, 3]) < 3.1  # and the error owns up to it
+    assert followed[3] == pytest.approx((9 / 9 + 12 / 8.4**2) / (1 / 9 + 1 / 8.4**2), abs=0.1)
+    assert 2.5 < np.sqrt(covariance[3, 3]) < 3  # and the error owns up to it
     x[[3, 5, 14, 16]], weak[16, 16] = (
         12.0,
         9.0,
@@ -330,8 +330,12 @@ def test_a_distortion_that_mends_nothing_is_refused(monkeypatch: pytest.MonkeyPa
         )
         fit = SimpleNamespace(distortion=bend, predicted_error_px=0.01)
         monkeypatch.setattr(calibrate_choice, "fit_distortion", lambda *_, fit=fit, **__: fit)
-        found = calibrate_choice.measured_distortion(
+        found, left = calibrate_choice.measured_distortion(
             None, [], [], (64, 64), (0, 0, 0, 0), 8, CalibrateParameters(), said.append, 1
         )
-        assert (found is fit) == kept
+        assert (found is fit) == kept and left is not None
+        doubt = left.common_modes((58.0, 0.0))  # one that is left alone is an error of all places
+        assert (
+            (left is bend) == kept and (left.largest_px() > 0) == kept and bool(doubt.size) != kept
+        )
     assert len(said) == 1 and "0.11" in said[0]

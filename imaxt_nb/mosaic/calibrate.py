@@ -178,12 +178,12 @@ def _overlaps(
         read = reader(channel)
         if p.distortion == "measure":
             more = [reader(c) for c in live if c != channel]
-            report.fit = measured_distortion(
+            report.fit, found = measured_distortion(
                 read, more, report.pairs, shape, margins, reach, p, warn, workers
             )
+            report.calibration = replace(report.calibration, distortion=found)
         if report.fit is not None:
             report.offsets = report.fit.offsets
-            report.calibration = replace(report.calibration, distortion=report.fit.distortion)
         else:
             report.offsets = pair_offsets(read, report.pairs, wanted, shape, reach, margins)
         report.others = other_pairs(tiles, axes, report.pairs, report.offsets, p)

@@ -16,7 +16,7 @@ from ..core.errors import BadInput, UsageError
 from ..core.parameters import Parameters, param
 from ..core.progress import track
 from .distortion import Distortion, no_distortion, read_distortion
-from .distortion_fit import DistortionFit, fit_distortion
+from .distortion_fit import DistortionFit, fit_distortion, not_corrected
 from .flat import Floats
 from .neighbours import neighbour_pairs, stage_pixels
 from imaxt_nb.mosaic.orientation import (
@@ -29,8 +29,8 @@ from ..sample.places import exists, join
 from ..sample.tiles import read_whole
 
 # %% auto #0
-__all__ = ['Warn', 'Image', 'LESS', 'CalibrateParameters', 'TileChoice', 'rich_pairs', 'other_pairs', 'orientation_of', 'finite',
-           'most_structured', 'measured_distortion', 'find_distortion', 'pair_offsets']
+__all__ = ['Warn', 'Image', 'LESS', 'SHARE', 'CalibrateParameters', 'TileChoice', 'rich_pairs', 'other_pairs', 'orientation_of',
+           'finite', 'most_structured', 'measured_distortion', 'find_distortion', 'pair_offsets']
 
 # %% ../../nbs/05_mosaic/16_calibrate_choice.ipynb #48d53e73
 class CalibrateParameters(Parameters):
@@ -52,7 +52,7 @@ class CalibrateParameters(Parameters):
     )
     max_error_px: float = param(
         1.0,
-        "a distortion less certain than this is refused; its doubt goes into the places' errors",
+        "a distortion less certain than this, and than a third of itself, is refused; its doubt goes into the places' errors",
         unit="px",
         gt=0,
     )
@@ -205,13 +205,16 @@ def _sharpness(image: Floats, fine: float = 1.5) -> float:
 
 # %% ../../nbs/05_mosaic/16_calibrate_choice.ipynb #5801fb40
 LESS = 0.9  # of what overlaps disagree by must a distortion leave, or less
+SHARE = (
+    1 / 3
+)  # of its displacement: with that error, correcting still leaves a third of what not correcting does
 
 
 def measured_distortion(
     read: Any, more: list[Any], pairs: list[Pair], shape: tuple[int, int], margins: Margins, reach: int,
     p: CalibrateParameters, warn: Warn, workers: int,
-) -> DistortionFit | None:  # fmt: skip
-    """The distortion by the overlaps of a channel and of more; None, and a warning, where they don't tell it well enough."""
+) -> tuple[DistortionFit | None, Distortion | None]:  # fmt: skip
+    """The distortion by the overlaps of a channel and of more; else a warning and, if they tell anything, none with what it may be as its error."""
     side = max(64, min(shape) // 10 // 16 * 16)
     try:
         fit = fit_distortion(
@@ -226,20 +229,20 @@ def measured_distortion(
         )
     except BadInput as e:
         warn(f"distortion is not measured: {e}")
-        return None
+        return None, None
     before, after = (fit.distortion.residuals[f"median_{k}_px"] for k in ("before", "after"))
     if after > LESS * before:  # what it adds where overlaps don't look is as good as invented
         warn(
             f"distortion is not corrected: overlaps disagree by {before:.2f} px, and with one by {after:.2f} px"
         )
-        return None
-    if fit.predicted_error_px > p.max_error_px:
+        return None, not_corrected(fit.distortion)
+    if fit.predicted_error_px > max(p.max_error_px, SHARE * fit.distortion.largest_px()):
         warn(
             f"distortion is not measured: its error would be {fit.predicted_error_px:.2f} px, more than "
             f"{p.max_error_px:g}; more overlaps with structure, or an acquisition with 50 % overlap, are needed"
         )
-        return None
-    return fit
+        return None, not_corrected(fit.distortion)
+    return fit, fit.distortion
 
 # %% ../../nbs/05_mosaic/16_calibrate_choice.ipynb #0138cd49
 def find_distortion(sample: Any, text: str, modality: str) -> Distortion:

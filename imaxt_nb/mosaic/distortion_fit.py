@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse.csgraph import connected_components
 
 from ..core.errors import BadInput
 from ..core.progress import track
@@ -32,7 +33,7 @@ from .patches import Margins, Plane
 from .radial_prior import about_axis, deviations, predicted_error, shrink_to_radial
 
 # %% auto #0
-__all__ = ['DistortionFit', 'fit_distortion']
+__all__ = ['BEND', 'MOST_BEND', 'LOOSE_PX', 'DistortionFit', 'fit_distortion', 'coherent', 'not_corrected']
 
 # %% ../../nbs/05_mosaic/12_distortion_fit.ipynb #12a5e8a3
 @dataclass(frozen=True)
@@ -84,6 +85,8 @@ def fit_distortion(
 
         lattice = model.lattice(tile_shape, STEP)
         patches, pair = _gathered(_each(patches_of, read, pairs, offsets, workers, "patches"))
+        good = coherent(patches, pair)
+        patches, pair = patches[good], pair[good]
         _enough(patches, pair)
         used, index = np.unique(pair, return_inverse=True)
         found = solve_patches(patches, index, len(used), model, floor_px)
@@ -117,6 +120,26 @@ def _gathered(found: dict[int, Matrix]) -> tuple[Matrix, NDArray[np.int_]]:
     return rows, np.repeat(np.array(list(found), int), sizes)
 
 # %% ../../nbs/05_mosaic/12_distortion_fit.ipynb #c38a2122
+BEND, MOST_BEND, LOOSE_PX = 0.1, 8.0, 2.0  # px a px, px, px
+
+
+def coherent(patches: Matrix, pair: NDArray[np.int_]) -> NDArray[np.bool_]:
+    """(n,) which patches (rows as of `measure_patches`) are displaced as others of their pair, but for what a smooth distortion bends.
+
+    Of each pair the largest such group; three make one, or two where there are no more than four.
+    """
+    good = np.zeros(len(patches), bool)
+    for i in np.unique(pair):
+        own = np.flatnonzero(pair == i)
+        q, t = (patches[own, k : k + 2] for k in (0, 2))
+        apart, differ = (np.linalg.norm(z[:, None] - z, axis=2) for z in (q, t))
+        _, group = connected_components(differ < LOOSE_PX + np.minimum(BEND * apart, MOST_BEND))
+        size = np.bincount(group)
+        if size.max() > 2 or (size.max() == 2 and len(own) <= 4):
+            good[own] = group == size.argmax()
+    return good
+
+
 def _enough(patches: Matrix, pair: NDArray[np.int_], least: int = 12) -> None:
     if len(patches) < least:
         raise BadInput(
@@ -263,3 +286,14 @@ def _report(
     # the linear terms change what is a pixel, and so all offsets
     offsets = {i: o - linear @ o / model.scale for i, o in offsets.items()}
     return DistortionFit(made, covariance, offsets, patches, pair, left)
+
+
+def not_corrected(d: Distortion) -> Distortion:
+    """No distortion, with all that `d` has, and its errors, as error: of one that is not to be believed."""
+    wrong = np.concatenate([d.coefficients, d.linear], axis=1).ravel()
+    known = np.zeros((wrong.size, wrong.size)) if d.covariance is None else d.covariance
+    return replace(
+        no_distortion(d.tile_shape),
+        residuals=d.residuals,
+        covariance=known + np.outer(wrong, wrong),
+    )

@@ -15,6 +15,7 @@ from scipy import ndimage as ndi
 from .distortion import Distortion
 from .gather import Box, gather
 from imaxt_nb.mosaic.overlap_shifts import (
+    LIKELY,
     STEP,
     Matrix,
     N,
@@ -89,9 +90,9 @@ def solve_intensities(
     """Step of the coefficients and offsets from the patches' equations (pair, equations), robustly."""
     n = N + 2 * n_pairs
     where = [np.r_[0:N, N + 2 * p : N + 2 * p + 2] for p, _ in normals]
-    prior = np.diag(np.r_[np.full(N, 1 / model.scale**2), np.full(n - N, 1e-9)])
+    prior = np.diag(np.r_[np.full(N, 1 / (LIKELY * model.scale) ** 2), np.full(n - N, 1e-9)])
     pull = np.zeros(n)
-    pull[:N] = -model.coefficients.ravel() / model.scale**2
+    pull[:N] = -model.coefficients.ravel() / (LIKELY * model.scale) ** 2
     weights = np.ones(len(normals))
     for _ in range(15):
         h, clean, noise, g = np.zeros((n, n)), np.zeros((n, n)), np.zeros((n, n)), pull.copy()

@@ -17,7 +17,7 @@ from .gather import Box, gather
 from .patches import Margins, Plane, band, common_box, patch_boxes, refine, search
 
 # %% auto #0
-__all__ = ['Matrix', 'Read', 'N', 'STEP', 'Pair', 'without_margins', 'measure_patches', 'overlap_boxes', 'Solution',
+__all__ = ['Matrix', 'Read', 'N', 'STEP', 'LIKELY', 'Pair', 'without_margins', 'measure_patches', 'overlap_boxes', 'Solution',
            'difference_of_terms', 'solve_patches']
 
 # %% ../../nbs/05_mosaic/09_overlap_shifts.ipynb #eb595354
@@ -25,6 +25,7 @@ Matrix = NDArray[np.float64]
 Read = Callable[[Hashable], Plane]  # a tile (y, x), dark subtracted, divided by the flat
 N = 2 * len(TERMS)  # coefficients: of rows, then of columns
 STEP = 16
+LIKELY = 0.05  # of half a tile: a coefficient; the published instrument's are 0.03 and less
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def solve_patches(
     design[k, 0, N + 2 * pair] = design[k, 1, N + 1 + 2 * pair] = 1
     x = np.zeros(n)
     x[N:] = np.array([np.median(t[pair == i], axis=0) for i in range(n_pairs)]).ravel()
-    prior = np.diag(np.r_[np.full(N, 1 / model.scale**2), np.full(n - N, 1e-12)])
+    prior = np.diag(np.r_[np.full(N, 1 / (LIKELY * model.scale) ** 2), np.full(n - N, 1e-12)])
     scale, weights = np.inf, np.ones(len(k))
     for _ in range(30):
         r = t - design @ x

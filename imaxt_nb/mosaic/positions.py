@@ -21,6 +21,7 @@ from ..core.files import digest_text
 from ..core.parameters import Parameters, param
 from ..core.progress import track
 from .calibration import Calibration
+from .distortion import Distortion
 from .gather import correct
 from .kernel import BLOCK
 from .neighbours import neighbours, stage_pixels
@@ -32,6 +33,7 @@ from imaxt_nb.mosaic.orientation import (
     the_orientation,
 )
 from .placement import Links, Placement, place
+from .radial_prior import unknown_distortion
 from .register import register_widening
 from .strips import Stabiliser, find_stabiliser
 from imaxt_nb.mosaic.tile_tables import (
@@ -77,6 +79,13 @@ class PlaceParameters(Parameters):
     )
     orientation: list[list[int]] = param(
         [], "2 x 2: (x, y) = orientation @ (stage x, stage y); found from the overlaps if empty"
+    )
+    lens_percent: float = param(
+        1.7,
+        "what optics may displace in the corners, of a tile's side, where no distortion is known; 0: nothing",
+        unit="%",
+        ge=0,
+        le=5,
     )
     planes: str = param(
         "auto",
@@ -166,7 +175,7 @@ def place_section(
             notes.append(
                 f"section {section.number}, plane {plane}: {lucky} of {len(r.chance)} pairs that can't overlap look alike; links need {floor:.0f} sigma"
             )
-    links = [links_of(r, r.accepted, c.distortion) for r in found]
+    links = [links_of(r, r.accepted, _doubt(c, p)) for r in found]
     same = p.planes == "together" or (p.planes == "auto" and bool(planes_agree(found)))
     placed, weights = _place_planes(links, places, error, same)
     tiles = [tile_rows(section, k, q, pixel_um) for k, q in enumerate(placed)]
@@ -185,6 +194,12 @@ def place_section(
     )
 
 # %% ../../nbs/05_mosaic/31_positions.ipynb #ec6f90ac
+def _doubt(c: Calibration, p: PlaceParameters) -> Distortion:
+    """The distortion, with its error: where none is known, what it may be."""
+    corner = p.lens_percent / 100 * max(c.tile_shape)
+    return unknown_distortion(c.tile_shape, corner) if c.distortion is None else c.distortion
+
+
 def _place_planes(
     links: list[Links], places: Floats, error: float, same: bool
 ) -> tuple[list[Placement], list[Floats]]:
@@ -201,13 +216,8 @@ def _channels(raw: RawTiles, names: list[str]) -> list[int]:
     known = [ch.name for ch in raw.channels]
     for name in names:
         if name not in known:
-            raise BadInput(
-                "no such channel",
-                file=raw.place,
-                field="registration_channels",
-                found=name,
-                expected=", ".join(known),
-            )
+            listed = {"field": "registration_channels", "found": name, "expected": ", ".join(known)}
+            raise BadInput("no such channel", file=raw.place, **listed)
     return [known.index(n) for n in names] or list(range(len(known)))
 
 # %% ../../nbs/05_mosaic/31_positions.ipynb #55e6e1c8
@@ -250,7 +260,7 @@ def _most_structured(section: TileSection, plane: int, channels: list[int]) -> l
     return [max(channels, key=rich)]
 
 # %% ../../nbs/05_mosaic/31_positions.ipynb #7d2ef722
-NO_DISTORTION = "no distortion is corrected: errors of places do not hold what a lens may do"
+NO_DISTORTION = "no distortion is known: errors of places hold one that displaces the corners by {} % of a tile's side (lens_percent)"
 
 
 def place_sample(
@@ -270,8 +280,8 @@ def place_sample(
     """
     threads = os.cpu_count() or 1
     calibration.check(len(raw.channels), raw.tile_shape, raw.place)
-    if calibration.distortion is None:
-        warn(NO_DISTORTION)
+    if calibration.distortion is None and parameters.lens_percent:
+        warn(NO_DISTORTION.format(parameters.lens_percent))
     channels = _channels(raw, parameters.registration_channels)
     draft = join(sample.root, "tables", f".tiles{suffix}-{digest_text(key)[:12]}")
     if not key:
@@ -283,17 +293,8 @@ def place_sample(
     parts = []
     for number in track(raw.sections, "sections"):
         file = join(draft, f"{number:04d}.json")
-        work = partial(
-            place_section,
-            raw.section(number),
-            raw,
-            own,
-            parameters,
-            orientation,
-            channels,
-            root,
-            threads,
-        )
+        known = (raw, own, parameters, orientation, channels, root, threads)
+        work = partial(place_section, raw.section(number), *known)
         parts.append(from_json(_kept(file, lambda: to_json(work()))))  # noqa: B023
         for note in parts[-1].notes:
             warn(note)

@@ -5,15 +5,16 @@
 # %% ../../nbs/05_mosaic/11_radial_prior.ipynb #37dd1872
 from __future__ import annotations
 
-from itertools import product
+from dataclasses import replace
 
 import numpy as np
 
-from .distortion import TERMS, monomials
+from .distortion import TERMS, Distortion, monomials, no_distortion
 from .overlap_shifts import Matrix, N
 
 # %% auto #0
-__all__ = ['CENTRE', 'DOUBT', 'ASKED', 'deviations', 'shrink_to_radial', 'predicted_error', 'linear_terms', 'about_axis']
+__all__ = ['CENTRE', 'DOUBT', 'ASKED', 'deviations', 'shrink_to_radial', 'predicted_error', 'linear_terms', 'about_axis',
+           'unknown_distortion']
 
 # %% ../../nbs/05_mosaic/11_radial_prior.ipynb #e5f49535
 CENTRE = 0.1  # of the scale: how far the centre of a distortion is from the middle of the tile
@@ -61,8 +62,7 @@ def shrink_to_radial(x: Matrix, covariance: Matrix) -> tuple[Matrix, Matrix, flo
             scores = np.array([_evidence(d, c, w) for w in tried])
             scores[1:] -= ASKED
             widths = tried[np.argmax(scores)]
-    k = covariance @ a.T @ np.linalg.inv(c + np.diag(widths**2))
-    return x - k @ d, *_averaged(x, covariance, a, c, widths), widths
+    return *_averaged(x, covariance, a, c, widths), widths
 
 # %% ../../nbs/05_mosaic/11_radial_prior.ipynb #c359704f
 def _evidence(d: Matrix, c: Matrix, widths: Matrix) -> float:
@@ -72,11 +72,11 @@ def _evidence(d: Matrix, c: Matrix, widths: Matrix) -> float:
 # %% ../../nbs/05_mosaic/11_radial_prior.ipynb #8ed44b5f
 def _averaged(
     x: Matrix, covariance: Matrix, a: Matrix, c: Matrix, widths: Matrix
-) -> tuple[Matrix, float]:
-    """The covariance about the shrunk unknowns, averaged over a lens and kinds of scanners by how likely each makes what is seen; the lens's share.
+) -> tuple[Matrix, Matrix, float]:
+    """Unknowns and covariance, averaged over a lens and a scanner by how likely each makes what is seen; the lens's share.
 
-    A lens bends rows and columns alike; of a scanner mixed terms differ, and each pure cube is as far from the mixed term of its
-    component as `widths` have it, or off by a share of it, `DOUBT`.
+    A lens bends rows and columns alike; of a scanner mixed terms differ, and each pure cube may be off the mixed term of its
+    component by a share of it, `DOUBT`, or by as much as `widths` have it.
     """
     mixed = [TERMS.index("uv2"), len(TERMS) + TERMS.index("u2v")]
     alike = np.zeros((1, len(x)))
@@ -87,18 +87,18 @@ def _averaged(
     reach, at = DOUBT * np.abs(x[[*mixed, mixed[0]]]), [12, 15, n]
     reach[2] = reach[:2].max()
     log, gains, d = [], [], a @ x
-    for free in [(0, 0, 0), *product((0, 1), (0, 1), (1,))]:
+    for scanner in (0, 1):
         w = np.append(widths, 0.0)
-        w[at] = np.maximum(w[at], reach * free)
-        log.append(_evidence(every @ x, known, w) - np.log(8 if free[2] else 2))
+        w[at] = np.maximum(w[at], reach * scanner)
+        log.append(_evidence(every @ x, known, w))
         gains.append(covariance @ a.T @ np.linalg.inv(c + np.diag(w[:n] ** 2)))
     share = np.exp(np.array(log) - max(log))
     share /= share.sum()
     mean = sum(w * k for w, k in zip(share, gains, strict=True))
     out = covariance - mean @ a @ covariance
     for w, k in zip(share, gains, strict=True):
-        out += w * np.outer((k - gains[0]) @ d, (k - gains[0]) @ d)
-    return np.asarray(out), float(share[0])
+        out += w * np.outer((k - mean) @ d, (k - mean) @ d)
+    return x - mean @ d, np.asarray(out), float(share[0])
 
 # %% ../../nbs/05_mosaic/11_radial_prior.ipynb #a8de0cc9
 def predicted_error(covariance: Matrix, n: int = 21) -> Matrix:
@@ -148,3 +148,16 @@ def about_axis(x: Matrix, covariance: Matrix, step: float = 1e-4) -> tuple[Matri
         change[:, len(TERMS) :, i] = (linear_terms(moved, covariance) - linear) / step
     full = change.reshape(-1, N)
     return linear, np.asarray(full @ covariance[:N, :N] @ full.T)
+
+# %% ../../nbs/05_mosaic/11_radial_prior.ipynb #2cbe502e
+def unknown_distortion(tile_shape: tuple[int, int], corner_px: float) -> Distortion:
+    """None, with an error of `corner_px` r.m.s. in the corners of a square tile."""
+    d, n = no_distortion(tile_shape), len(TERMS) + 2
+    covariance = np.zeros((2, n, 2, n))
+    for k, (mixed, pure) in enumerate((("uv2", "u3"), ("u2v", "v3"))):
+        i, j = TERMS.index(mixed), TERMS.index(pure)
+        covariance[k, i, k, i] = covariance[k, i, k, j] = covariance[k, j, k, i] = 1
+        covariance[k, j, k, j] = 1 + DOUBT**2
+    corner = 2 * (4 + DOUBT**2)
+    known = (covariance * corner_px**2 / corner).reshape(2 * n, 2 * n)
+    return replace(d, covariance=known)
