@@ -247,6 +247,8 @@ LIMITS = (
     "Nuclei that are not star-convex (strongly lobed, fragmented, mitotic plates) are approximated or split.",
     "Outlines lie where the light has fallen by 60 % of the way to the surroundings: who counts the dim skirt of a blurred nucleus as part of it draws 1 to 2 pixels wider (the test group 256x256-a4).",
     "Confidence (prob) is how deep a pixel lies in a nucleus, not a calibrated probability of being right.",
+    "Scored on small fields, mostly of cultured cells: no whole slide that people outlined was scored. Look at outlines of your own tissue first.",
+    "Scores: a nucleus is found where its outline and the true one share half of what both cover (IoU 0.5); F1 is the harmonic mean of the found share of true nuclei and the true share of found ones; AP 0.5-0.9 asks for ever better outlines; means of groups (test: of images). Groups such as 256x256-a4: the image's size in pixels, its look, and a number.",
 )
 
 
