@@ -29,8 +29,8 @@ from ..sample.places import exists, join
 from ..sample.tiles import read_whole
 
 # %% auto #0
-__all__ = ['Warn', 'Image', 'LESS', 'SHARE', 'CalibrateParameters', 'TileChoice', 'rich_pairs', 'other_pairs', 'orientation_of',
-           'finite', 'most_structured', 'measured_distortion', 'find_distortion', 'pair_offsets']
+__all__ = ['Warn', 'Image', 'LESS', 'CalibrateParameters', 'TileChoice', 'rich_pairs', 'other_pairs', 'orientation_of', 'finite',
+           'most_structured', 'measured_distortion', 'find_distortion', 'pair_offsets']
 
 # %% ../../nbs/05_mosaic/16_calibrate_choice.ipynb #48d53e73
 class CalibrateParameters(Parameters):
@@ -52,7 +52,7 @@ class CalibrateParameters(Parameters):
     )
     max_error_px: float = param(
         1.0,
-        "a distortion less certain than this, and than a third of itself, is refused; its doubt goes into the places' errors",
+        "a distortion less certain than this is refused; its doubt goes into the places' errors",
         unit="px",
         gt=0,
     )
@@ -205,9 +205,6 @@ def _sharpness(image: Floats, fine: float = 1.5) -> float:
 
 # %% ../../nbs/05_mosaic/16_calibrate_choice.ipynb #5801fb40
 LESS = 0.9  # of what overlaps disagree by must a distortion leave, or less
-SHARE = (
-    1 / 3
-)  # of its displacement: with that error, correcting still leaves a third of what not correcting does
 
 
 def measured_distortion(
@@ -236,7 +233,7 @@ def measured_distortion(
             f"distortion is not corrected: overlaps disagree by {before:.2f} px, and with one by {after:.2f} px"
         )
         return None, not_corrected(fit.distortion)
-    if fit.predicted_error_px > max(p.max_error_px, SHARE * fit.distortion.largest_px()):
+    if fit.predicted_error_px > p.max_error_px:
         warn(
             f"distortion is not measured: its error would be {fit.predicted_error_px:.2f} px, more than "
             f"{p.max_error_px:g}; more overlaps with structure, or an acquisition with 50 % overlap, are needed"
