@@ -45,7 +45,7 @@ class TilesMosaicParameters(MosaicParameters):
     modality: str = param("tiles", "the converted tiles: raw/<modality>.zarr")
     image: str = param("tiles", "name of the image", min_length=1)
     lens_percent: float = param(
-        1.0,
+        0.0,
         "what optics may displace in the corners, of a tile's side, where no distortion is known; 0: nothing",
         unit="%",
         ge=0,

@@ -53,8 +53,8 @@ from ..sample.store import Sample
 from ..sample.tiles import RawTiles, TileSection, read_whole
 
 # %% auto #0
-__all__ = ['Floats', 'Warn', 'NO_DISTORTION', 'PlaceParameters', 'reader', 'stabiliser', 'place_section', 'orientation_of',
-           'place_sample']
+__all__ = ['Floats', 'Warn', 'NO_DISTORTION', 'STRAIGHT', 'PlaceParameters', 'reader', 'stabiliser', 'place_section',
+           'orientation_of', 'place_sample']
 
 # %% ../../nbs/05_mosaic/31_positions.ipynb #92f139b6
 Floats = NDArray[np.float64]
@@ -261,6 +261,7 @@ def _most_structured(section: TileSection, plane: int, channels: list[int]) -> l
 
 # %% ../../nbs/05_mosaic/31_positions.ipynb #7d2ef722
 NO_DISTORTION = "no distortion is known: errors of places hold one that displaces the corners by {} % of a tile's side (lens_percent)"
+STRAIGHT = "no distortion is corrected: errors of places do not hold what a lens may do, unless you say how much (lens_percent)"
 
 
 def place_sample(
@@ -280,8 +281,9 @@ def place_sample(
     """
     threads = os.cpu_count() or 1
     calibration.check(len(raw.channels), raw.tile_shape, raw.place)
-    if calibration.distortion is None and parameters.lens_percent:
-        warn(NO_DISTORTION.format(parameters.lens_percent))
+    if calibration.distortion is None:
+        lens = parameters.lens_percent
+        warn(NO_DISTORTION.format(lens) if lens else STRAIGHT)
     channels = _channels(raw, parameters.registration_channels)
     draft = join(sample.root, "tables", f".tiles{suffix}-{digest_text(key)[:12]}")
     if not key:
