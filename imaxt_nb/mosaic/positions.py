@@ -197,7 +197,7 @@ def place_section(
 def _doubt(c: Calibration, p: PlaceParameters) -> Distortion:
     """The distortion, with its error: where none is known, what it may be."""
     corner = p.lens_percent / 100 * max(c.tile_shape)
-    return unknown_distortion(c.tile_shape, corner) if c.distortion is None else c.distortion
+    return c.distortion or unknown_distortion(c.tile_shape, corner)
 
 
 def _place_planes(
@@ -207,8 +207,7 @@ def _place_planes(
     if not same:
         placed = [place(k, places, error) for k in links]
         return placed, [q.weight for q in placed]
-    one = place(together(links), places, error)
-    ends = np.cumsum([len(k.tiles) for k in links])[:-1]
+    one, ends = place(together(links), places, error), np.cumsum([len(k.tiles) for k in links])[:-1]
     return [one] * len(links), np.split(one.weight, ends)
 
 # %% ../../nbs/05_mosaic/31_positions.ipynb #277b8185
@@ -282,8 +281,7 @@ def place_sample(
     threads = os.cpu_count() or 1
     calibration.check(len(raw.channels), raw.tile_shape, raw.place)
     if calibration.distortion is None:
-        lens = parameters.lens_percent
-        warn(NO_DISTORTION.format(lens) if lens else STRAIGHT)
+        warn((NO_DISTORTION if parameters.lens_percent else STRAIGHT).format(parameters.lens_percent))  # fmt: skip
     channels = _channels(raw, parameters.registration_channels)
     draft = join(sample.root, "tables", f".tiles{suffix}-{digest_text(key)[:12]}")
     if not key:
