@@ -33,13 +33,15 @@ def samples(data_root: str | None, as_json: bool) -> int:
 
     root = load_settings(data_root=data_root).data_root
     found = [Sample.open(name, root) for name in list_samples(root)]
-    rows = [{"sample": s.name, "images": s.images(), "tables": s.tables()} for s in found]
+    rows = [
+        {"sample": s.name, "raw": s.modalities, "images": s.images(), "tables": s.tables()}
+        for s in found
+    ]
     if as_json:
         emit_json(rows)
     for row in [] if as_json else rows:
-        click.echo(
-            f"{row['sample']:24} {len(row['images'])} image(s), tables: {', '.join(row['tables']) or 'none'}"
-        )
+        held = "; ".join(f"{k}: {', '.join(v) or 'none'}" for k, v in list(row.items())[1:])
+        click.echo(f"{row['sample']:24} {held}")
     return EXIT_OK
 
 # %% ../../nbs/13_cli/01_data.ipynb #948cd34c
