@@ -7,6 +7,7 @@ import sys
 import types
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 import tifffile
 from click.testing import CliRunner
 from pipeline import imaxt
+from scipy.ndimage import gaussian_filter
 
 from imaxt_nb.cells.augment import thin_out
 from imaxt_nb.cells.dataset import Labelled, clean_labels, read_dataset
@@ -128,6 +130,18 @@ def test_images_without_nuclei_are_in_doubt(field: Labelled) -> None:
     assert doubt_of(noise, few, 10, estimated=False) == doubt_of(noise, few, 10).split("; ")[1]
     assert "0.2% of the image" in doubt_of(noise, few, 10) and "noise" in doubt_of(noise, few, 10)
     assert not find_nuclei(field.image, model).doubt
+    assert "less sure" in find_nuclei(field.image, replace(model, sure=1.0)).doubt
+
+
+def test_fibres_taken_for_nuclei_are_in_doubt() -> None:
+    """Straight lines, blurred: the network's own probabilities are low."""
+    rng, lines = np.random.default_rng(2), np.zeros((300, 300))
+    for _ in range(15):
+        a, b = rng.uniform(0, 300, 2), rng.uniform(0, 300, 2)
+        lines[tuple((a + (b - a) * np.linspace(0, 1, 600)[:, None]).astype(int).T)] = 1
+    fibres = 300 * gaussian_filter(lines, 2) + rng.normal(100, 5, lines.shape)
+    found = find_nuclei(fibres, nuclei_model(views=2))
+    assert not len(found.found) or "less sure" in found.doubt
 
 
 def test_the_command_warns_of_images_in_doubt(tmp_path: Path, field: Labelled) -> None:

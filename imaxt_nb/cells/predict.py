@@ -52,7 +52,7 @@ DEFAULT_VIEWS = (
 
 @dataclass(frozen=True)
 class NucleiModel:
-    """A network with what it needs: thresholds of probability and overlap; how many views of an image are averaged, and the threshold of their mean."""
+    """A network with what it needs: thresholds of probability and overlap; how many views of an image are averaged, the threshold of their mean, and below which median of probabilities an image's nuclei are doubted."""
 
     network: keras.Model
     card: ModelCard
@@ -60,6 +60,7 @@ class NucleiModel:
     overlap: float
     views: int = 1
     prob_of_views: float = 0.5
+    sure: float = 0.0
 
     def answer(self, scaled: NDArray[np.float32]) -> Answer:
         """prob and dist of an input (y, x, 2); large inputs go in tiles."""
@@ -105,7 +106,8 @@ def nuclei_model(
     if not 1 <= views <= len(VIEWS):
         raise BadInput("views", found=views, expected=f"1 to {len(VIEWS)}")
     mean = card.thresholds.get("prob_of_views", p) if prob is None else prob
-    return NucleiModel(network, card, float(p), float(o), views, float(mean))
+    sure = card.thresholds.get("sure", 0.0)
+    return NucleiModel(network, card, float(p), float(o), views, float(mean), sure)
 
 # %% ../../nbs/08_cells/17_predict.ipynb #a945781d
 @dataclass(frozen=True)
@@ -154,7 +156,9 @@ def find_nuclei(
     found = model.detect_in_views(as_input(small)).scaled(scale)
     labels = snap_edges(plane, to_labels(found, plane.shape), d, noise_sd(plane))
     nuclei = _with_pixels(found, labels, d)
-    return replace(nuclei, doubt=doubt_of(plane, nuclei.labels, d, estimated=not diameter_px))
+    unsure = np.median(nuclei.found.prob) < model.sure if len(nuclei.found) else False
+    doubt = doubt_of(plane, nuclei.labels, d, estimated=not diameter_px, unsure=bool(unsure))
+    return replace(nuclei, doubt=doubt)
 
 # %% ../../nbs/08_cells/17_predict.ipynb #dc4a9a77
 def _with_pixels(found: Candidates, labels: NDArray[np.int32], diameter_px: float) -> Nuclei:
@@ -169,9 +173,13 @@ LEAST_COVER, LARGEST_SHARE, LEAST_STEP = 0.005, 1 / 3, 2.0
 
 
 def doubt_of(
-    plane: NDArray[Any], labels: NDArray[np.int32], diameter_px: float, estimated: bool = True
+    plane: NDArray[Any],
+    labels: NDArray[np.int32],
+    diameter_px: float,
+    estimated: bool = True,
+    unsure: bool = False,
 ) -> str:
-    """Why the labels of an image may be no nuclei, in words; empty where nothing speaks against them. estimated : whether the diameter came from the image alone."""
+    """Why the labels of an image may be no nuclei, in words; empty where nothing speaks against them. estimated : whether the diameter came from the image alone. unsure : whether the network's own probabilities are low."""
     n, bright, said = int(labels.max(initial=0)), np.asarray(plane, np.float32), []
     if not n:
         return "no nuclei"
@@ -181,6 +189,8 @@ def doubt_of(
         said.append(
             f"they cover {np.count_nonzero(labels) / labels.size:.1%} of the image: debris?"
         )
+    if unsure:
+        said.append("the network is less sure of them than of nuclei: fibres, haze?")
     owner, _ = nearest_label(labels, reach_px(diameter_px))
     around = label_medians(bright, np.where(labels == 0, owner, 0), n)
     step, noise = label_medians(bright, labels, n) - around, noise_sd(bright)
