@@ -155,7 +155,7 @@ def region_dependence(cells: AnnData) -> float:
         return 0.0
     return float(adjusted_mutual_info_score(cells.obs["region"], cells.obs["leiden"]))
 
-
+# %% ../../nbs/11_analysis/05_cluster.ipynb #887f0484
 def _ask_regions(found: AnnData, warn: Warn) -> None:
     if (dependence := region_dependence(found)) > MOSTLY_REGIONS:
         warn(

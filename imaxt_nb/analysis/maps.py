@@ -111,7 +111,7 @@ def _as_image(ax: Axes, title: str) -> None:
     left, right = ax.get_xlim()
     scale_bar(ax, right - left)
 
-
+# %% ../../nbs/11_analysis/08_maps.ipynb #6e4c9b83
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure, in inches; shown where it is the value of a cell, and held by no window."""
     import matplotlib.pyplot as plt
@@ -131,7 +131,7 @@ def grid(n: int, aspect: float, columns: int, width: float = 9.0) -> tuple[Figur
         spare.remove()
     return fig, list(axes[:n])
 
-
+# %% ../../nbs/11_analysis/08_maps.ipynb #097cc079
 def legend(fig: Figure, colours: dict[str, str], title: str = "cluster") -> None:
     """A legend of clusters to the right of all panels."""
     from matplotlib.lines import Line2D

@@ -75,7 +75,7 @@ def marker_heatmap(cells: AnnData, *, key: str = "leiden") -> Figure:
     ax.set(ylabel="cluster")
     return fig
 
-
+# %% ../../nbs/11_analysis/09_plots.ipynb #38807d49
 def _badge(colour: str) -> dict[str, Any]:
     return {"boxstyle": "round,pad=0.15", "facecolor": colour, "edgecolor": "none"}
 

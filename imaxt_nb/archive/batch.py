@@ -96,7 +96,7 @@ def _order(row: Row, settings: Settings, more: bool, asked_at: float) -> dict[st
         "asked_at": asked_at,
     }
 
-
+# %% ../../nbs/12_archive/32_batch.ipynb #09dad008
 def _lost(row: Row, run_id: str | None, settings: Settings) -> Outcome:
     """The outcome of a row whose worker died: its record's, where there is one."""
     for record, path in records_of(step_folder(row.template, row.request.subject, settings)):

@@ -59,7 +59,7 @@ class Metric:
     name: str
     value: float | str
 
-
+# %% ../../nbs/12_archive/18_catalogue.ipynb #51865ed0
 @dataclass(frozen=True)
 class Rebuilt:
     """What `rebuild` did: how many runs it added, and the records it could not read."""

@@ -79,7 +79,7 @@ def outcome_of(action: Action, record: Record, folder: Path | str) -> Outcome:
         total_s=record.timings.total_s,
     )
 
-
+# %% ../../nbs/12_archive/27_executor.ipynb #cb347d9b
 def refusal(error: BaseException) -> Outcome:
     """The outcome of a request that could not be started."""
     code = error.exit_code if isinstance(error, ImaxtError) else 1

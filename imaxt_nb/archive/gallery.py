@@ -77,14 +77,14 @@ def _check_replaceable(out: Path) -> None:
     if out.exists() and not (out / MARK).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is not a gallery: it would be replaced; choose a new folder")
 
-
+# %% ../../nbs/12_archive/19_gallery.ipynb #0c985759
 def _copy_runs(site: Site, runs_root: Path, target: Path) -> None:
     for run in site.runs:
         (target / run.folder).mkdir(parents=True)
         for name in run.names:
             shutil.copyfile(runs_root / run.folder / name, target / run.folder / name)
 
-
+# %% ../../nbs/12_archive/19_gallery.ipynb #ae35e8b0
 def _swap(draft: Path, out: Path) -> None:
     old = draft.with_name(f"{draft.name}-old")
     if out.exists():

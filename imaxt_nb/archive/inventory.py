@@ -104,7 +104,7 @@ def load_known(runs_root: str | Path, subject: str) -> Known:
     except (OSError, ValueError):
         return {}
 
-
+# %% ../../nbs/12_archive/05_inventory.ipynb #6b2e4044
 def save_known(runs_root: str | Path, subject: str, known: Known) -> None:
     """Keep digests for the next time; of each file only the last."""
     latest = {mark.rpartition("|")[0].rsplit("|", 2)[0]: mark for mark in known}
@@ -112,6 +112,6 @@ def save_known(runs_root: str | Path, subject: str, known: Known) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, {mark: known[mark] for mark in latest.values()})
 
-
+# %% ../../nbs/12_archive/05_inventory.ipynb #659eb809
 def _known_file(runs_root: str | Path, subject: str) -> Path:
     return Path(runs_root, ".cache", "digests", f"{subject}.json")

@@ -57,7 +57,7 @@ from ipykernel.kernelapp import launch_new_instance
 launch_new_instance()
 """
 
-
+# %% ../../nbs/12_archive/21_kernels.ipynb #d92290c0
 def _command(connection: Path) -> list[str]:
     """The kernel's command line: bound to this process before it does anything else."""
     options = ["-f", str(connection), "--HistoryManager.enabled=False"]
@@ -184,20 +184,20 @@ def event_loop() -> asyncio.AbstractEventLoop:
 
     return ensure_event_loop()
 
-
+# %% ../../nbs/12_archive/21_kernels.ipynb #73525b68
 def wait_ready(kernel: Kernel, timeout_s: float = 120.0) -> None:
     """Wait until a kernel answers; `KernelDied` when it doesn't."""
     if kernel.client is None:
         event_loop().run_until_complete(_connect(kernel, timeout_s))
 
-# %% ../../nbs/12_archive/21_kernels.ipynb #73525b68
+# %% ../../nbs/12_archive/21_kernels.ipynb #add56524
 def run_silently(kernel: Kernel, code: str) -> None:
     """Run code of ours in a kernel; it leaves no trace in the notebook."""
     reply = event_loop().run_until_complete(_ask(kernel, code, 60.0))
     if reply is None or reply["status"] != "ok":
         raise KernelDied("the kernel did not accept its run")
 
-
+# %% ../../nbs/12_archive/21_kernels.ipynb #142a06de
 def enter_run(kernel: Kernel, folder: Path, beside: Path) -> None:
     """Tell a kernel which run it belongs to; `beside` is the template's own folder."""
     run_silently(kernel, ENTER.format(folder=str(folder), beside=str(beside)))

@@ -41,7 +41,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], kind: str) -> I
         elif old[name] != new[name]:
             yield f"{kind} {name} changed"
 
-
+# %% ../../nbs/12_archive/29_plan.ipynb #8a1ca9c7
 def _parameters(record: Record, prepared: Prepared) -> Iterator[str]:
     old, new = record.parameters, prepared.parameters.public
     for text in _differences(old, new, "parameter"):

@@ -81,7 +81,7 @@ class InForce:
     public: dict[str, Any]
     secret: dict[str, str]
 
-
+# %% ../../nbs/12_archive/06_prepare.ipynb #3c13c391
 def parameters_in_force(template: Template, request: Request) -> InForce:
     """Validate a request against its template; raises `UsageError` or `BadInput`."""
     refuse_unsound(template)
@@ -226,7 +226,7 @@ def glob_escape(path: str) -> str:
 
     return glob.escape(path) if glob.has_magic(path) else path
 
-
+# %% ../../nbs/12_archive/06_prepare.ipynb #fb7fe9b7
 def done_before(prepared: Prepared, settings: Settings) -> tuple[Record, Path] | None:
     """A run of the same key that succeeded and whose products are untouched, if there is one."""
     subject = prepared.request.subject

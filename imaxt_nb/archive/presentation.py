@@ -30,7 +30,7 @@ _STATUS: dict[str, tuple[str, str]] = {
     "skipped": ("↷", "idle"),
 }
 
-
+# %% ../../nbs/12_archive/10_presentation.ipynb #918974b3
 def status_sign(status: str) -> str:
     """One character that stands for a status."""
     return _STATUS.get(status, ("?", "warn"))[0]
@@ -87,12 +87,12 @@ _UNITS = {
     "gb": "GB",
 }
 
-
+# %% ../../nbs/12_archive/10_presentation.ipynb #f953eeb6
 def unit_text(unit: str) -> str:
     """A unit as people write it: `µm` for `um`."""
     return _UNITS.get(unit, unit)
 
-
+# %% ../../nbs/12_archive/10_presentation.ipynb #5104239f
 def name_text(name: str) -> str:
     """A metric's name for people: `median_area_um2` reads `median area, µm²`, `n_cells` `cells`."""
     words = name.split("_")
@@ -108,7 +108,7 @@ def time_text(when: datetime | None) -> str:
     """A time in UTC, to the minute, so that a page reads the same everywhere."""
     return f"{when.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if when else "–"
 
-
+# %% ../../nbs/12_archive/10_presentation.ipynb #df494c7c
 def digest_text_short(digest: str | None) -> str:
     """The first ten digits of a digest; enough to compare two by eye."""
     return (digest or "")[:10] or "–"
@@ -132,7 +132,7 @@ _FILTERS = {
     "tone": status_tone,
 }
 
-
+# %% ../../nbs/12_archive/10_presentation.ipynb #569433af
 @lru_cache(maxsize=1)
 def page_environment() -> Environment:
     """The Jinja environment of all pages: everything is escaped unless marked otherwise."""

@@ -24,7 +24,7 @@ def birth(pid: int) -> float | None:
     except psutil.Error:
         return None
 
-
+# %% ../../nbs/12_archive/20_processes.ipynb #b7c503ba
 def is_running(pid: int | None, born: float | None) -> bool:
     """Does the process with this number and this time of birth still run?"""
     if pid is None or born is None:
@@ -55,7 +55,7 @@ def family(pid: int) -> list[psutil.Process]:
     except psutil.Error:
         return []
 
-
+# %% ../../nbs/12_archive/20_processes.ipynb #9aebd837
 def marked(mark: str) -> list[psutil.Process]:
     """Processes of this machine that carry the mark, wherever they went."""
     return [p for p in psutil.process_iter() if _is_marked(p, mark)]

@@ -35,7 +35,7 @@ BALLAST_FILE = "ballast"
 BALLAST_BYTES = 256 * 1024
 SCAFFOLD = (REQUEST_FILE, HEARTBEAT_FILE, BALLAST_FILE)
 
-
+# %% ../../nbs/12_archive/24_staging.ipynb #25bbb3b6
 class Unwritable(ImaxtError):
     """The record of a run could not be written; its folder stays staged."""
 
@@ -104,7 +104,7 @@ def write_request(folder: Path, request: dict[str, Any]) -> None:
     supervisor = {"pid": os.getpid(), "born": birth(os.getpid()), "host": platform.node()}
     write_json(folder / REQUEST_FILE, {"supervisor": supervisor} | request)
 
-
+# %% ../../nbs/12_archive/24_staging.ipynb #01e25acf
 def stage(prepared: Prepared, settings: Settings, kernel: dict[str, Any] | None = None) -> Staged:
     """Make the folder of a run and put into it what is known before the start.
 

@@ -178,7 +178,7 @@ def _mask(value: Any, secrets: list[str]) -> Any:
         return {k: _mask(v, secrets) for k, v in value.items()}
     return value
 
-
+# %% ../../nbs/12_archive/25_supervisor.ipynb #2d4110f3
 def spellings(secrets: Iterable[str]) -> list[str]:
     """Secrets as they may stand in a text or in JSON; shorter than 4 characters hide nothing."""
     long = [s for s in secrets if len(s) >= 4]

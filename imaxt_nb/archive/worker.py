@@ -58,7 +58,7 @@ def own_stdout() -> IO[str]:
 # %% ../../nbs/12_archive/28_worker.ipynb #24385c91
 PARENT_ENDED = "the imaxt process that asked for it ended"
 
-
+# %% ../../nbs/12_archive/28_worker.ipynb #eba038f7
 class Worker:
     """Serves requests from a stream of JSON lines until it ends.
 

@@ -51,7 +51,7 @@ SECTION_COLUMNS = (
     "status",
 )
 
-
+# %% ../../nbs/06_beads/41_align_sample.ipynb #4257d782
 def section_table(alignment: Alignment, planes: list[dict[str, Any]]) -> pd.DataFrame:
     """`SECTION_COLUMNS`, one row a plane: a point p of the sample's frame is at p + (dx, dy) in the mosaic of the section.
 

@@ -142,7 +142,7 @@ def common_brightness(table: pd.DataFrame) -> float:
         return 0.0
     return float(good.amplitude.iloc[int(np.searchsorted(light, light[-1] / 2))])
 
-
+# %% ../../nbs/06_beads/30_catalogue.ipynb #1721896c
 def flag_unlike(table: pd.DataFrame) -> pd.DataFrame:
     """The table with the flag `unlike` for `ok` rows that are not about as bright as the others."""
     usual = common_brightness(table)

@@ -130,7 +130,7 @@ def candidates(
 def _ordered(found: NDArray[np.float64]) -> NDArray[np.float64]:
     return found[np.lexsort((found[:, 1], found[:, 0], -found[:, 3].round(6)))]
 
-
+# %% ../../nbs/06_beads/10_detect.ipynb #c4825e13
 def without_doubles(found: NDArray[np.float64]) -> NDArray[np.float64]:
     """Candidates (n, 4) whose centre isn't inside (0.8 radii of) a better one, and that hold no better one's centre."""
     from scipy.spatial import cKDTree

@@ -43,7 +43,7 @@ class RadiusPrior:
 # %% ../../nbs/06_beads/01_likelihood.ipynb #af0c739b
 N = 6
 
-
+# %% ../../nbs/06_beads/01_likelihood.ipynb #5bd2360b
 @njit
 def photons(theta: NDArray, optics: NDArray, shape: Any, pixel: NDArray) -> NDArray:
     """Expected photons (y, x)."""
@@ -112,7 +112,7 @@ def _likelihood(
 # %% ../../nbs/06_beads/01_likelihood.ipynb #37425f1a
 WINDOW, ENOUGH = 5, 2e-4  # five steps that gain less than this in log-likelihood: 2 % of an error
 
-
+# %% ../../nbs/06_beads/01_likelihood.ipynb #92718643
 @njit
 def climb(
     n: NDArray, usable: NDArray, theta: NDArray, optics: NDArray, pixel: NDArray,

@@ -181,7 +181,7 @@ def _sample(rho: NDArray, q: float, u: float, optics: NDArray) -> NDArray:
         out[i] = at_distance(rho[i], start, optics[2] / GRID, table)
     return out
 
-
+# %% ../../nbs/06_beads/00_model.ipynb #312691ae
 def profile(rho_um: NDArray, q_um2: float, u_um: float, optics: Optics) -> NDArray[np.float64]:
     """(n, 4): brightness at distances `rho_um` from the centre, and d/drho, d/dq, d/du.
 

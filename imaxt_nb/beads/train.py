@@ -215,7 +215,7 @@ class Fields:
 # %% ../../nbs/06_beads/15_train.ipynb #34fa8069
 HELD_OUT = 1_000_000  # added to the seed
 
-
+# %% ../../nbs/06_beads/15_train.ipynb #f891bbc2
 def labelled_fields(p: BeadTrainingParameters, root: str | os.PathLike[str] = ".") -> Fields:
     """Of the folder `p.source` (below `root`, unless absolute); the last fifth, at least one image, is held out."""
     found = read_labelled(Path(root, p.source), p.radius_px)

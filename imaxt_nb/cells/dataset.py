@@ -107,7 +107,7 @@ def median_diameter(labels: NDArray[Any]) -> float:
     areas = areas[areas > 0]
     return float(np.median(2 * np.sqrt(areas / np.pi))) if areas.size else float("nan")
 
-
+# %% ../../nbs/08_cells/10_dataset.ipynb #9ad92e9d
 def read_pair(image: Path, labels: Path) -> Labelled:
     """An image and its labels; raises `BadInput` when their shapes differ."""
     plane = to_plane(read_any(image), image)

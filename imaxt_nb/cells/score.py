@@ -103,7 +103,7 @@ def match(found: Overlaps, threshold: float = 0.5) -> NDArray[np.int64]:
         rows = rows[np.sort(first)]
     return rows
 
-
+# %% ../../nbs/08_cells/04_score.ipynb #f4799f9e
 def _ratio(part: float, whole: float) -> float:
     """A share; two empty images agree fully."""
     return float(part / whole) if whole > 0 else 1.0

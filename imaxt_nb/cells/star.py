@@ -122,7 +122,7 @@ def outlines_of(found: Candidates) -> NDArray[np.float32]:
     along = np.stack([np.sin(angle), np.cos(angle)])[None]
     return np.asarray(found.points[:, :, None] + along * found.dist[:, None, :], np.float32)
 
-
+# %% ../../nbs/08_cells/12_star.ipynb #f94a01ff
 def to_labels(found: Candidates, shape_yx: tuple[int, int]) -> NDArray[np.int32]:
     """Labels (y, x) of polygons, numbered 1..n by the order of `found`; the more probable lie on top.
 

@@ -29,7 +29,7 @@ def smooth(image: NDArray[np.float32], sigma_um: float, pixel_um: Pitch) -> NDAr
 
     return gaussian_filter(image, [sigma_um / p for p in pixel_um])
 
-
+# %% ../../nbs/08_cells/02_watershed.ipynb #5fc4e309
 def threshold_level(image: NDArray[np.float32], method: str = "otsu") -> float:
     """A global threshold by `otsu`, `li` or `triangle`; `inf` for a constant image (nothing is above)."""
     from skimage import filters

@@ -6,10 +6,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ..core.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK
+
+if TYPE_CHECKING:
+    from imaxt_nb.cells.predict_folder import Predicted
 
 # %% auto #0
 __all__ = ['predict', 'predict_nuclei']
@@ -20,6 +24,15 @@ def predict() -> None:
     """Apply a trained network to images outside a sample."""
 
 # %% ../../nbs/13_cli/08_predict.ipynb #c4fb8221
+def _tell(r: Predicted) -> None:
+    """One line an image; failures and doubts go to the error stream."""
+    size = f", {r.diameter_px:.0f} px across" if r.n else ""
+    text = f"{r.n} nuclei{size}" if r.status == "done" else r.status
+    click.echo(f"{r.name}: {text}" + (f" ({r.note})" if r.note else ""), err=r.status == "failed")
+    if r.doubt:
+        click.echo(f"warning: {r.name}: {r.doubt}", err=True)
+
+# %% ../../nbs/13_cli/08_predict.ipynb #67079e0d
 @predict.command("nuclei")
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path),
@@ -57,18 +70,9 @@ def predict_nuclei(
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from imaxt_nb.cells.predict import nuclei_model
-    from imaxt_nb.cells.predict_folder import Predicted, find_images, predict_folder
+    from imaxt_nb.cells.predict_folder import find_images, predict_folder
 
     find_images(images)  # what is wrong with the request is said before TensorFlow is loaded
-
-    def say(r: Predicted) -> None:
-        size = f", {r.diameter_px:.0f} px across" if r.n else ""
-        text = f"{r.n} nuclei{size}" if r.status == "done" else r.status
-        click.echo(
-            f"{r.name}: {text}" + (f" ({r.note})" if r.note else ""), err=r.status == "failed"
-        )
-        if r.doubt:
-            click.echo(f"warning: {r.name}: {r.doubt}", err=True)
 
     found = predict_folder(
         images,
@@ -76,7 +80,7 @@ def predict_nuclei(
         nuclei_model(model, prob, views=views),
         diameter_px=diameter_px,
         pixel_um=pixel_um,
-        report=say,
+        report=_tell,
     )
     failed = sum(r.status == "failed" for r in found)
     click.echo(

@@ -77,7 +77,7 @@ def _set_parameters(notebook: dict[str, Any], values: dict[str, Any]) -> None:
             lines = "".join(cell["source"]).splitlines()
             cell["source"] = "\n".join(_with_value(line, values) for line in lines)
 
-
+# %% ../../nbs/13_cli/04_report.ipynb #9e7cda1c
 def _with_value(line: str, values: dict[str, Any]) -> str:
     name = line.split(":")[0].strip()
     if name not in values or "=" not in line:

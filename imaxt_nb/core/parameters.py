@@ -26,7 +26,7 @@ class Parameters(BaseModel):
         extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
     )
 
-
+# %% ../../nbs/00_core/07_parameters.ipynb #c0eec944
 P = TypeVar("P", bound=Parameters)
 
 

@@ -83,7 +83,7 @@ def _stretch(a: NDArray[Any]) -> NDArray[np.float64]:
     low, high = np.percentile(seen, [2, 99.5]) if len(seen) else (0, 1)
     return np.clip((np.nan_to_num(a, nan=low) - low) / max(high - low, 1e-9), 0, 1)
 
-
+# %% ../../nbs/07_federation/65_plots.ipynb #f26e8c50
 def overlay(slide: NDArray[Any], section: NDArray[Any], power: float = 1.0) -> NDArray[np.float64]:
     """(y, x, 3): section in green, slide in magenta, each between its percentiles; `power` below 1 lifts what is faint."""
     a, b = _stretch(slide) ** power, _stretch(section) ** power

@@ -79,7 +79,7 @@ def _try_fit(p: NDArray, t: NDArray, e: Any, flip: bool) -> AffineFit | None:
         return None
     return fit if sensible(fit.matrix) else None
 
-
+# %% ../../nbs/07_federation/20_sections.ipynb #63a01928
 def _first_fit(pose: Pose) -> AffineFit | None:
     """From the pairs of a pose; stiff when there are few of them."""
     kind = "affine" if len(pose.slide) >= 12 else "rigid"

@@ -90,7 +90,7 @@ def slide_names(sample: Sample, prefix: str) -> list[str]:
     names = [n.removeprefix(f"{prefix}_") for n in sample.images() if n.startswith(f"{prefix}_")]
     return [n for n in names if not n.endswith("_confidence")]
 
-
+# %% ../../nbs/07_federation/58_slide_beads.ipynb #45d8510a
 def slide_beads(sample: Sample, slide: str, p: BeadParameters) -> pd.DataFrame:
     """The beads of a slide in micrometres from its first pixel: columns of `beads.catalogue`, and slide."""
     cube = open_cube(sample, f"{p.image}_{slide}")

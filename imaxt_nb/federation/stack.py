@@ -142,7 +142,7 @@ def votes(stack: Stack, mapped: NDArray[Any], reach_um: float) -> NDArray[np.int
     pairs = np.unique(who * len(stack.z_um) + where)
     return np.bincount(pairs % len(stack.z_um), minlength=len(stack.z_um))
 
-
+# %% ../../nbs/07_federation/15_stack.ipynb #34a62e89
 def by_chance(tree: cKDTree, mapped: NDArray[Any], reach_um: float) -> float:
     """How many points would have a bead within reach if the section's beads lay anywhere nearby."""
     k = min(8, tree.n)

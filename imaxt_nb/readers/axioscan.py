@@ -35,7 +35,7 @@ def slide_name(metadata: dict[str, Any], several: bool) -> str:
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-_") or "slide"
     return f"{stem}-s{metadata.get('scene', 0)}" if several else stem
 
-
+# %% ../../nbs/02_readers/21_axioscan.ipynb #e9327943
 def _named(sections: list[SectionPlan]) -> None:
     files = Counter(s.metadata.get("file") for s in sections)
     names = [slide_name(s.metadata, files[s.metadata.get("file")] > 1) for s in sections]

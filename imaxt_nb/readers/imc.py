@@ -137,7 +137,7 @@ def _sources(bundles: list[Bundle], root: Path) -> dict[str, str]:
     files = sorted(f for b in bundles for f in b.files)
     return {f.relative_to(root).as_posix(): digest_path(f) for f in files}
 
-
+# %% ../../nbs/02_readers/04_imc.ipynb #5d98adef
 def _read_all(bundles: list[Bundle], store: Any, strict: bool) -> tuple[list[Any], list[Frame]]:
     rows: list[Any] = []
     frames: dict[str, Frame] = {}
@@ -249,7 +249,7 @@ def _row_of(region: RawRegion) -> dict[str, Any]:
     own = {k: getattr(region, k) for k in ("status", "note", "channels", "pixel_um", "source")}
     return _row(region.name, own, shape)
 
-
+# %% ../../nbs/02_readers/04_imc.ipynb #1e542d34
 def raw_regions(sample: Sample) -> list[RawRegion]:
     """The converted regions of a sample in the order of the files, damaged and empty ones too."""
     import zarr

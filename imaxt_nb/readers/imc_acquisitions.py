@@ -137,7 +137,7 @@ def _open(bundle: Bundle) -> tuple[McdFile | None, str]:
     except BadInput as e:
         return None, _why(e)
 
-
+# %% ../../nbs/02_readers/03_imc_acquisitions.ipynb #bb1c9dc1
 def _slide_info(mcd: McdFile, slide: Any, name: str) -> SlideInfo:
     pictures, notes = read_pictures(mcd, slide)
     panoramas = {

@@ -50,7 +50,7 @@ def _owner(text: Path, mcds: list[Path]) -> Path | None:
     ]
     return max(fits, key=lambda m: len(m.stem), default=None)
 
-
+# %% ../../nbs/02_readers/02_imc_files.ipynb #5f0e406d
 def _put_aside(path: Path) -> bool:
     """Hidden, a draft, or an older version that was moved out of the way."""
     return any(part.startswith(".") or part == "superseded" for part in path.parts)

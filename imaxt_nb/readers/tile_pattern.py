@@ -65,7 +65,7 @@ def _matches(root: Path, pattern: str) -> list[tuple[Path, dict[str, str]]]:
         raise BadInput("no file name has the pattern", file=root, found=some, expected=pattern)
     return found
 
-
+# %% ../../nbs/02_readers/17_tile_pattern.ipynb #56da7520
 def _natural(text: str) -> tuple[int, int, str]:
     return (0, int(text), "") if text.isdigit() else (1, 0, text)
 

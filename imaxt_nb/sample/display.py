@@ -61,7 +61,7 @@ def label_thumbnail(labels: Any) -> NDArray[np.uint8]:
     rgb = np.stack([(mixed >> np.uint64(s)) & np.uint64(0xFF) for s in (0, 8, 16)], -1)
     return np.where(small[..., None] > 0, 60 + rgb * np.uint64(3) // np.uint64(4), 0).astype("u1")
 
-
+# %% ../../nbs/01_sample/09_display.ipynb #ea4c0790
 def png_tag(rgb: NDArray[np.uint8], title: str) -> str:
     """An `<img>` of the RGB picture (y, x, 3), with its data inside."""
     from PIL import Image as Picture

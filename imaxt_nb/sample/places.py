@@ -73,7 +73,7 @@ def read_json(place: str) -> Any:
     except ValueError as e:
         raise BadInput("not JSON", file=place, found=str(e)) from e
 
-
+# %% ../../nbs/01_sample/01_places.ipynb #62e0c19d
 def save_json(place: str, value: Any) -> None:
     """Write readable JSON in one step, in a folder or an object store."""
     if is_remote(place):

@@ -148,7 +148,7 @@ class Part:
     halves: dict[tuple[int, tuple[int, ...]], NDArray[Any]] = field(default_factory=dict)
     remarks: set[str] = field(default_factory=set)
 
-
+# %% ../../nbs/01_sample/11_sections.ipynb #0bb6196a
 def _put(
     level: Any, lead: tuple[int, ...], z: int, row: int, col: int, plane: NDArray[Any]
 ) -> None:

@@ -30,7 +30,7 @@ def ancestors(frames: dict[str, Frame], name: str) -> list[tuple[str, NDArray[np
         found.append((at.name, total))
     return found
 
-
+# %% ../../nbs/01_sample/08_spatial.ipynb #f2ef48ae
 def pixels_to_um(pixel_um: tuple[float, ...]) -> NDArray[np.float64]:
     """Affine (3, 4) from SpatialData's pixel coordinates (x, y, z) to um; pitch is (z,) y, x."""
     pitch = np.ones(3)

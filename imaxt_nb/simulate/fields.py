@@ -29,7 +29,7 @@ def mix(state: Any, word: Any) -> Any:
     h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return h ^ (h >> np.uint64(31))
 
-
+# %% ../../nbs/03_simulate/10_fields.ipynb #d99a4160
 @njit(inline="always")
 def unit(state: Any) -> Any:
     """A hash as a number in [0, 1)."""

@@ -81,7 +81,7 @@ def slice_cells(cut: Slice) -> Cells:
         *(getattr(found, f)[seen] for f in ("centre_um", "axes_um", "angle", "brightness"))
     )
 
-
+# %% ../../nbs/03_simulate/22_slides.ipynb #97e936fb
 def cell_table(cut: Slice, cells: Cells, slide: str) -> pd.DataFrame:
     """slide, x_um, y_um, z_um (in the block), slide_x_um, slide_y_um."""
     at = cut.glass.to_slide(cells.centre_um[:, :2])

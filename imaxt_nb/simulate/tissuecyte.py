@@ -122,7 +122,7 @@ def _positions(stage_um: NDArray[np.float64] | None) -> list[str]:
     pairs = zip(units, deltas, strict=True)
     return [f"{axis}Pos{d[n]}:{u[n]}" for u, d in pairs for n, axis in enumerate("XY")]
 
-
+# %% ../../nbs/03_simulate/18_tissuecyte.ipynb #48255bf6
 def write_mosaic(
     files: TissueCyte, section: int | None, stage_um: NDArray[np.float64] | None
 ) -> None:
