@@ -206,6 +206,28 @@ def _disagreement(
     return max(1.0, chi2 / freedom) if freedom > 3 else 1.0
 
 # %% ../../nbs/06_beads/21_align.ipynb #629efbe3
+def _detections(
+    rows: pd.DataFrame, index: NDArray[np.int64], bead: NDArray[np.int64], parameters: int,
+    together: NDArray[np.int64], common: NDArray[np.float64],
+) -> tuple[list[Detections], NDArray[np.float64], float]:  # fmt: skip
+    """(of x and of y; centre (x, y) and half size of their area, um). An error that isn't known is the median of the others'."""
+    at = rows[["x_um", "y_um"]].to_numpy(dtype=float)
+    names, err = ["x_um_err", "y_um_err"], np.zeros_like(at)
+    if set(names) <= set(rows.columns):
+        err = rows[names].to_numpy(dtype=float)
+    err = np.where(np.isfinite(err), err, np.nanmedian(err) if np.isfinite(err).any() else 0.0)
+    centre = at.mean(0)
+    size = max(float(np.ptp(at, axis=0).max()) / 2, 1.0)
+    away = (at - centre) / size
+    basis = np.ones((len(at), 1)) if parameters == 2 else np.column_stack([np.ones(len(at)), away])
+    quarter = (away[:, 0] > 0) * 2 + (away[:, 1] > 0)
+    axes = [
+        Detections(index, bead, basis, at[:, a], err[:, a], together, common[:, a], quarter)
+        for a in (0, 1)
+    ]
+    return axes, centre, size
+
+# %% ../../nbs/06_beads/21_align.ipynb #6307306a
 def align_sections(
     table: pd.DataFrame,
     track: NDArray[Any],
@@ -236,32 +258,15 @@ def align_sections(
     rows = table[used]
     index = np.searchsorted(section, rows.section.to_numpy())
     bead = np.unique(np.asarray(track)[used], return_inverse=True)[1]
-    at = rows[["x_um", "y_um"]].to_numpy(dtype=float)
-    names = ["x_um_err", "y_um_err"]
-    err = (
-        rows[names].to_numpy(dtype=float) if set(names) <= set(rows.columns) else np.zeros_like(at)
-    )
-    err = np.where(np.isfinite(err), err, np.nanmedian(err) if np.isfinite(err).any() else 0.0)
-    centre = at.mean(0)
-    size = max(float(np.ptp(at, axis=0).max()) / 2, 1.0)
-    away = (at - centre) / size
-    basis = np.ones((len(at), 1)) if parameters == 2 else np.column_stack([np.ones(len(at)), away])
     names_of = np.full(len(table), -1) if group is None else np.asarray(group)
     alone = -2 - np.arange(len(table))
     together = np.unique(np.where(names_of < 0, alone, names_of)[used], return_inverse=True)[1]
-    common = (
-        np.zeros_like(at)
-        if group_err is None
-        else np.nan_to_num(np.asarray(group_err, float)[used])
-    )
-    quarter = (away[:, 0] > 0) * 2 + (away[:, 1] > 0)
-    solved = [
-        _solve_axis(
-            Detections(index, bead, basis, at[:, a], err[:, a], together, common[:, a], quarter), z
-        )
-        for a in (0, 1)
-    ]
-    return _alignment(section, z, index, solved, centre, size, basis.shape[1])
+    common = np.zeros((len(rows), 2))
+    if group_err is not None:
+        common = np.nan_to_num(np.asarray(group_err, float)[used])
+    axes, centre, size = _detections(rows, index, bead, parameters, together, common)
+    solved = [_solve_axis(d, z) for d in axes]
+    return _alignment(section, z, index, solved, centre, size, axes[0].basis.shape[1])
 
 # %% ../../nbs/06_beads/21_align.ipynb #94049f28
 def _alignment(

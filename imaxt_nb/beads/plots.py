@@ -40,10 +40,21 @@ def _window(picture: NDArray[Any]) -> dict[str, Any]:
     )
 
 # %% ../../nbs/06_beads/50_plots.ipynb #7fb3d825
+def _draw_discs(ax: Any, here: pd.DataFrame) -> None:
+    """A circle a detection, coloured by its flag, and how many there are of each."""
+    from matplotlib.patches import Circle
+
+    for b in here[np.isfinite(here.x_um)].itertuples():
+        colour = COLOURS.get(b.flag, "violet")
+        ax.add_patch(Circle((b.x_um, b.y_um), b.radius_um, fill=False, lw=1, color=colour))
+    for name, n in here.flag.value_counts().items():
+        colour = COLOURS.get(str(name), "violet")
+        ax.plot([], [], "o", mfc="none", color=colour, label=f"{name}: {n}")
+
+# %% ../../nbs/06_beads/50_plots.ipynb #6a971f9a
 def plot_detections(beads: Beads, z: int, side: int = 1000) -> Any:
     """Plane z with its detections (paper, Fig. 12c)."""
     import matplotlib.pyplot as plt
-    from matplotlib.patches import Circle
 
     origin_um = beads.origin_um
     image, row = beads.cube.image, next(r for r in beads.planes if r["z"] == z)
@@ -63,16 +74,7 @@ def plot_detections(beads: Beads, z: int, side: int = 1000) -> Any:
     here = beads.table[
         (beads.table.section == row["section"]) & (beads.table.plane == row["plane"])
     ]
-    for b in here[np.isfinite(here.x_um)].itertuples():
-        ax.add_patch(
-            Circle(
-                (b.x_um, b.y_um), b.radius_um, fill=False, lw=1, color=COLOURS.get(b.flag, "violet")
-            )
-        )
-    for name, n in here.flag.value_counts().items():
-        ax.plot(
-            [], [], "o", mfc="none", color=COLOURS.get(str(name), "violet"), label=f"{name}: {n}"
-        )
+    _draw_discs(ax, here)
     ax.set(
         xlim=(origin_um[0], x1),
         ylim=(y1, origin_um[1]),
@@ -109,6 +111,27 @@ def _rings(
     return sums[0] / count[seen], sums[1] / count[seen]
 
 # %% ../../nbs/06_beads/50_plots.ipynb #d35780f2
+def _draw_profile(column: Any, beads: Beads, b: Any, z: int, optics: Optics) -> Any:
+    """A bead's pixels, rings and residuals on three axes; returns the picture of the residuals."""
+    half = 1.5 * b.radius_um + 6
+    x, y = b.x_um - beads.origin_um[0], b.y_um - beads.origin_um[1]
+    pixels, rho = _stamp(beads.cube, beads.channel, z, x, y, half)
+    photons = (pixels - beads.camera.offset) / beads.camera.gain
+    shape = profile(rho, b.q_um2, b.u_um, optics)[:, 0].reshape(rho.shape)
+    model = b.background + b.amplitude * shape
+    floor = (beads.camera.read_noise / beads.camera.gain) ** 2
+    noise = np.sqrt(np.maximum(model, 0) + floor + 1e-9)
+    extent = (-half, half, half, -half)
+    column[0].imshow(photons, cmap="gray", extent=extent)
+    column[0].set(title=f"R = {b.radius_um:.1f} µm, S/N {b.snr:.1f}")
+    column[1].plot(*_rings(rho, photons, 1.0), ".", ms=3, label="pixels")
+    column[1].plot(*_rings(rho, model, 1.0), "r-", lw=1, label="fit")
+    column[1].set(xlabel="distance from the centre (µm)", ylabel="photons")
+    column[2].set(title=f"residuals, $\\chi^2$ {b.fit_quality:.2f}")
+    rest = (photons - model) / noise
+    return column[2].imshow(rest, cmap="RdBu_r", vmin=-4, vmax=4, extent=extent)
+
+# %% ../../nbs/06_beads/50_plots.ipynb #fe458d88
 def plot_profiles(beads: Beads, optics: Optics, n: int = 4) -> Any:
     """Beads from small to large: pixels, mean over rings with the fitted profile, residuals in noise (paper, Fig. 13)."""
     import matplotlib.pyplot as plt
@@ -126,29 +149,7 @@ def plot_profiles(beads: Beads, optics: Optics, n: int = 4) -> Any:
     )
     z_of = {(r["section"], r["plane"]): r["z"] for r in beads.planes}
     for column, (_, b) in zip(axes.T, chosen.iterrows(), strict=False):
-        half, z = 1.5 * b.radius_um + 6, z_of[b.section, b.plane]
-        x, y = b.x_um - beads.origin_um[0], b.y_um - beads.origin_um[1]
-        pixels, rho = _stamp(beads.cube, beads.channel, z, x, y, half)
-        photons = (pixels - beads.camera.offset) / beads.camera.gain
-        model = b.background + b.amplitude * profile(rho, b.q_um2, b.u_um, optics)[:, 0].reshape(
-            rho.shape
-        )
-        noise = np.sqrt(
-            np.maximum(model, 0) + (beads.camera.read_noise / beads.camera.gain) ** 2 + 1e-9
-        )
-        column[0].imshow(photons, cmap="gray", extent=(-half, half, half, -half))
-        column[0].set(title=f"R = {b.radius_um:.1f} µm, S/N {b.snr:.1f}")
-        column[1].plot(*_rings(rho, photons, 1.0), ".", ms=3, label="pixels")
-        column[1].plot(*_rings(rho, model, 1.0), "r-", lw=1, label="fit")
-        column[1].set(xlabel="distance from the centre (µm)", ylabel="photons")
-        shown = column[2].imshow(
-            (photons - model) / noise,
-            cmap="RdBu_r",
-            vmin=-4,
-            vmax=4,
-            extent=(-half, half, half, -half),
-        )
-        column[2].set(title=f"residuals, $\\chi^2$ {b.fit_quality:.2f}")
+        shown = _draw_profile(column, beads, b, z_of[b.section, b.plane], optics)
     if len(chosen):
         axes[1, 0].legend(fontsize=8)
         fig.colorbar(shown, ax=axes[2, :].tolist(), label="noise (s.d.)")

@@ -161,6 +161,21 @@ def keep_objects(labels: NDArray[np.int32], kept: NDArray[np.bool_]) -> NDArray[
     return new[labels]
 
 # %% ../../nbs/08_cells/02_watershed.ipynb #ddf98b96
+def _worth_keeping(
+    labels: NDArray[np.int32], nuclear: NDArray[np.float32], pixel_um: Pitch,
+    areas_um2: tuple[float, float], min_counts: float, min_relative: float,
+) -> NDArray[np.bool_]:  # fmt: skip
+    """For every label, 0 included, whether its object has the size and the light of a nucleus."""
+    pixels = np.bincount(labels.ravel())
+    area = pixels * pixel_um[0] * pixel_um[1]
+    mean = np.bincount(labels.ravel(), nuclear.ravel()) / np.maximum(pixels, 1)
+    kept = (area >= areas_um2[0]) & (area <= areas_um2[1]) & (mean >= min_counts)
+    kept[0] = False
+    if kept.any():
+        kept &= mean >= min_relative * typical_brightness(mean[kept], area[kept])
+    return kept
+
+# %% ../../nbs/08_cells/02_watershed.ipynb #b390701d
 def segment_nuclei(
     nuclear: NDArray[np.float32],
     pixel_um: Pitch = (1.0, 1.0),
@@ -200,13 +215,8 @@ def segment_nuclei(
     )  # fmt: skip
     labels = watershed(-height, peaks(height, pixel_um), mask=mask)
     labels = largest_pieces(_cut_at_own_peak(labels, blurred, edge_fraction))
-    pixels = np.bincount(labels.ravel())
-    area = pixels * pixel_um[0] * pixel_um[1]
-    mean = np.bincount(labels.ravel(), nuclear.ravel()) / np.maximum(pixels, 1)
-    kept = (area >= min_area_um2) & (area <= max_area_um2) & (mean >= min_counts)
-    kept[0] = False
-    if kept.any():
-        kept &= mean >= min_relative * typical_brightness(mean[kept], area[kept])
+    areas_um2 = min_area_um2, max_area_um2
+    kept = _worth_keeping(labels, nuclear, pixel_um, areas_um2, min_counts, min_relative)
     return keep_objects(labels, kept)
 
 # %% ../../nbs/08_cells/02_watershed.ipynb #fd727e68

@@ -23,7 +23,7 @@ __all__ = ['simulate', 'parse_size', 'simulate_imc_command', 'parse_grid', 'pars
 def simulate() -> None:
     """Simulate raw data in an instrument's own format, with exact truth beside it."""
 
-# %% ../../nbs/13_cli/05_simulate.ipynb #e83e99d2
+
 def parse_size(text: str) -> tuple[float, float]:
     """`500x400` as (y, x) micrometres."""
     try:
@@ -34,7 +34,7 @@ def parse_size(text: str) -> tuple[float, float]:
         ) from None
     return y, x
 
-# %% ../../nbs/13_cli/05_simulate.ipynb #83785722
+
 def _must_be_empty(out: str) -> None:
     if Path(out).is_dir() and any(Path(out).iterdir()):
         raise UsageError(f"{out} is not empty: old and new files would be mixed")
@@ -77,7 +77,7 @@ def parse_grid(text: str) -> tuple[int, int]:
         raise UsageError(f"grid {text!r}: expected ROWSxCOLUMNS of tiles, as 5x4") from None
     return rows, columns
 
-# %% ../../nbs/13_cli/05_simulate.ipynb #094b703b
+
 def parse_orientation(text: str) -> tuple[tuple[int, int], tuple[int, int]]:
     """`y,-x`: the image's x is the stage's y, the image's y is minus the stage's x; as rows of a matrix."""
     rows = {"x": (1, 0), "y": (0, 1), "-x": (-1, 0), "-y": (0, -1)}

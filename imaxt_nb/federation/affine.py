@@ -118,6 +118,39 @@ def _scatter(residuals: NDArray[Any], errors: NDArray[Any], freedom: float) -> f
     return float(np.sqrt(max(spread**2 - np.median(errors**2), 0)))
 
 # %% ../../nbs/07_federation/00_affine.ipynb #a32b09a4
+@dataclass(frozen=True)
+class _Robust:
+    """Where Cauchy's weights have settled: the fit, each point's weight, and the last step's equations."""
+
+    matrix: Matrix
+    residuals: NDArray[np.float64]
+    weight: NDArray[np.float64]
+    scatter: float
+    normal: NDArray[np.float64]
+    w: NDArray[np.float64]
+
+# %% ../../nbs/07_federation/00_affine.ipynb #2bcd0382
+def _settle(
+    d: NDArray[Any], p: NDArray[Any], t: NDArray[Any], own: NDArray[Any], kind: str
+) -> _Robust:
+    """Least squares by design `d` from p to t (n, 2), both about their centre; `own` (n,): known errors, um."""
+    weight, scatter, freedom = np.ones(len(p)), 0.0, 1 - d.shape[1] / (2 * len(p))
+    for _ in range(ROUNDS):
+        sigma2 = own**2 + scatter**2 + 1e-12
+        w = np.repeat(weight / sigma2, 2)
+        normal = d.T @ (w[:, None] * d)
+        theta = np.linalg.solve(normal, d.T @ (w * t.ravel()))
+        matrix = _matrix(theta, kind)
+        residuals = t - apply(matrix, p)
+        scatter = _scatter(residuals, own, freedom)
+        total = np.sqrt(own**2 + scatter**2 + 1e-12)
+        new = 1 / (1 + ((residuals / total[:, None]) ** 2).sum(1) / 2 / CAUCHY**2)
+        if np.abs(new - weight).max() < 1e-4:
+            break
+        weight = new
+    return _Robust(matrix, residuals, weight, scatter, normal, w)
+
+# %% ../../nbs/07_federation/00_affine.ipynb #0e12c499
 def fit_affine(
     points: NDArray[Any],
     targets: NDArray[Any],
@@ -146,26 +179,13 @@ def fit_affine(
             f"these points don't determine a transform: {kind}", found=f"{len(p)} points"
         )
     own = np.broadcast_to(np.asarray(errors_um, dtype=float), len(p))
-    weight, scatter, freedom = np.ones(len(p)), 0.0, 1 - d.shape[1] / (2 * len(p))
-    for _ in range(ROUNDS):
-        sigma2 = own**2 + scatter**2 + 1e-12
-        w = np.repeat(weight / sigma2, 2)
-        normal = d.T @ (w[:, None] * d)
-        theta = np.linalg.solve(normal, d.T @ (w * (t - centre).ravel()))
-        matrix = _matrix(theta, kind)
-        residuals = t - centre - apply(matrix, p - centre)
-        scatter = _scatter(residuals, own, freedom)
-        total = np.sqrt(own**2 + scatter**2 + 1e-12)
-        new = 1 / (1 + ((residuals / total[:, None]) ** 2).sum(1) / 2 / CAUCHY**2)
-        if np.abs(new - weight).max() < 1e-4:
-            break
-        weight = new
-    cov = np.asarray(np.linalg.inv(normal), dtype=np.float64)
-    left_out = _leave_one_out(d, w, cov, residuals)
-    final = chain(matrix, np.column_stack([np.eye(2), -centre]))
+    r = _settle(d, p - centre, t - centre, own, kind)
+    cov = np.asarray(np.linalg.inv(r.normal), dtype=np.float64)
+    left_out = _leave_one_out(d, r.w, cov, r.residuals)
+    final = chain(r.matrix, np.column_stack([np.eye(2), -centre]))
     final[:, 2] += centre
     final = np.column_stack([final[:, :2] @ mirror, final[:, 2]])
-    return AffineFit(final, kind, residuals, left_out, weight, scatter, centre @ mirror, cov)
+    return AffineFit(final, kind, r.residuals, left_out, r.weight, r.scatter, centre @ mirror, cov)
 
 # %% ../../nbs/07_federation/00_affine.ipynb #d4a73fc5
 def _leave_one_out(

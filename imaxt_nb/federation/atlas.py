@@ -218,6 +218,24 @@ class Atlas:
     where: Where
 
 # %% ../../nbs/07_federation/80_atlas.ipynb #b554c5cd
+def _joined(parts: list[AnnData], sample: Sample, key: str, provenance: dict[str, Any]) -> AnnData:
+    """All cells in one table; a marker that a table lacks is NaN there. `provenance`: chain of frames by labels element."""
+    import anndata
+
+    atlas = anndata.concat(parts, join="outer", fill_value=np.nan)
+    atlas.obs_names = unique_names(atlas.obs)
+    for column in atlas.obs.select_dtypes(object).columns:
+        atlas.obs[column] = pd.Categorical(atlas.obs[column])
+    atlas.uns["spatialdata_attrs"] = {
+        "region": sorted(atlas.obs["labels_element"].cat.categories), "region_key": "labels_element", "instance_key": "cell_id",
+    }  # fmt: skip
+    about = {
+        "schema_version": "1.0", "sample": sample.name, "key": key, "axes": "x y z", "unit": "um", "frame": ROOT,
+    }  # fmt: skip
+    atlas.uns["imaxt"] = about | {"transforms": json.dumps(provenance, sort_keys=True)}
+    return atlas
+
+# %% ../../nbs/07_federation/80_atlas.ipynb #9a0f9926
 def make_atlas(
     sample: Sample, p: AtlasParameters, key: str = "", warn: Callable[[str], None] = print
 ) -> Atlas:
@@ -225,8 +243,6 @@ def make_atlas(
 
     Cells without a place are warnings, by labels element. Raises `BadInput` when no cell has a place.
     """
-    import anndata
-
     where = where_of(sample, p.slides)
     parts: list[AnnData] = []
     rows: list[dict[str, Any]] = []
@@ -235,15 +251,8 @@ def make_atlas(
         made, chains, lost = placed_cells(sample, name, cells, where)
         counts = cells.obs["labels_element"].astype(str).value_counts()
         for element, n in sorted(counts.items()):
-            rows.append(
-                {
-                    "labels_element": element,
-                    "table": name,
-                    "cells": int(n),
-                    "placed": element in chains,
-                    "why": lost.get(element, ""),
-                }
-            )
+            placed, why = element in chains, lost.get(element, "")
+            rows.append({"labels_element": element, "table": name, "cells": int(n), "placed": placed, "why": why})  # fmt: skip
         for element, why in lost.items():
             warn(f"{element} of table {name} is not in the atlas: {why}")
         provenance |= chains
@@ -254,22 +263,7 @@ def make_atlas(
             file=sample.path("sample.json"),
             expected="run federation/axioscan and federation/imc first",
         )
-    atlas = anndata.concat(parts, join="outer", fill_value=np.nan)
-    atlas.obs_names = unique_names(atlas.obs)
-    for column in atlas.obs.select_dtypes(object).columns:
-        atlas.obs[column] = pd.Categorical(atlas.obs[column])
-    atlas.uns["spatialdata_attrs"] = {
-        "region": sorted(atlas.obs["labels_element"].cat.categories), "region_key": "labels_element", "instance_key": "cell_id",
-    }  # fmt: skip
-    about = {
-        "schema_version": "1.0",
-        "sample": sample.name,
-        "key": key,
-        "axes": "x y z",
-        "unit": "um",
-        "frame": ROOT,
-    }
-    atlas.uns["imaxt"] = about | {"transforms": json.dumps(provenance, sort_keys=True)}
+    atlas = _joined(parts, sample, key, provenance)
     sample.write_table("atlas", atlas)
     flat = pd.DataFrame(atlas.obs).rename_axis("cell").reset_index()
     flat.attrs["frame"] = ROOT

@@ -139,6 +139,17 @@ class RegionFederation:
     pairs: pd.DataFrame
 
 # %% ../../nbs/07_federation/70_regions.ipynb #dfe7af29
+def _slides_placed(sample: Sample, modality: str) -> dict[str, int]:
+    """The sections of the placed slides; `BadInput` where that step wasn't run."""
+    for name in (f"slides_{modality}", f"beads_{modality}"):
+        if name not in sample.tables():
+            expected = f"run federation/{modality} first"
+            raise BadInput("slides are not placed", file=sample.path("tables"), field=name, expected=expected)  # fmt: skip
+    rows = sample.table(f"slides_{modality}")
+    matched = rows[rows.status == "matched"].to_dict("records")
+    return {str(r["slide"]): int(r["section"]) for r in matched}
+
+# %% ../../nbs/07_federation/70_regions.ipynb #9b154cbe
 def federate_regions(
     sample: Sample,
     regions: Sequence[Region],
@@ -152,21 +163,9 @@ def federate_regions(
     """
     import pandas as pd
 
-    for name in (f"slides_{p.slides}", f"beads_{p.slides}"):
-        if name not in sample.tables():
-            raise BadInput(
-                "slides are not placed",
-                file=sample.path("tables"),
-                field=name,
-                expected=f"run federation/{p.slides} first",
-            )
+    sections = _slides_placed(sample, p.slides)
     stack, transforms = sample_stack(sample), read_transforms(sample, p.slides)
-    seen, rows = sample.table(f"beads_{p.slides}"), sample.table(f"slides_{p.slides}")
-    slides = {str(s): t for s, t in seen.groupby("slide")}
-    sections = {
-        str(r["slide"]): int(r["section"])
-        for r in rows[rows.status == "matched"].to_dict("records")
-    }
+    slides = {str(s): t for s, t in sample.table(f"beads_{p.slides}").groupby("slide")}
     beads = {
         r.name: region_beads(r, p) for r in track(list(regions), "regions") if r.data is not None
     }

@@ -60,6 +60,17 @@ def level_for(levels: list[Any], source_um: tuple[float, float], pixel_um: float
     )
 
 # %% ../../nbs/07_federation/55_reproject.ipynb #335d4920
+def _nearest(
+    part: NDArray[Any], where: NDArray[np.float64], inside: NDArray[np.bool_]
+) -> NDArray[Any]:
+    """The integers at `where` (2, y, x), rows and columns of `part`; 0 outside."""
+    row, column = (
+        np.clip(np.rint(w).astype(np.int64), 0, n - 1)
+        for w, n in zip(where, part.shape, strict=True)
+    )
+    return np.asarray(np.where(inside, part[row, column], 0).astype(part.dtype))
+
+# %% ../../nbs/07_federation/55_reproject.ipynb #5e38b19a
 def reproject(
     levels: list[Any],
     source_um: tuple[float, float],
@@ -97,11 +108,7 @@ def reproject(
         & (column < source.shape[1] - 0.5)
     )
     if labels:
-        near = [
-            np.clip(np.rint(w).astype(np.int64), 0, n - 1)
-            for w, n in zip(where, part.shape, strict=True)
-        ]
-        return np.asarray(np.where(inside, part[near[0], near[1]], 0).astype(source.dtype))
+        return _nearest(part, where, inside)
     out = map_coordinates(part.astype(np.float32), where, order=1, mode="nearest")
     return np.where(inside, out, np.float32(np.nan)).astype(np.float32)
 
