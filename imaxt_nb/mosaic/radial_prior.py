@@ -53,7 +53,7 @@ def _by_centre(x: Matrix) -> Matrix:
 
 # %% ../../nbs/05_mosaic/11_radial_prior.ipynb #805a9441
 def shrink_to_radial(
-    x: Matrix, covariance: Matrix, sweeps: int = 200, seed: int = 0
+    x: Matrix, covariance: Matrix, sweeps: int = 100, seed: int = 0
 ) -> tuple[Matrix, Matrix, float, Matrix]:
     """Unknowns (the coefficients first) under a prior on each deviation from a radial distortion about any centre.
 
