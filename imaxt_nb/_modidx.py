@@ -2961,6 +2961,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'imaxt_nb/mosaic/radial_prior.py'),
                                               'imaxt_nb.mosaic.radial_prior._redrawn': ( '05_mosaic/radial_prior.html#_redrawn',
                                                                                          'imaxt_nb/mosaic/radial_prior.py'),
+                                              'imaxt_nb.mosaic.radial_prior._scanner': ( '05_mosaic/radial_prior.html#_scanner',
+                                                                                         'imaxt_nb/mosaic/radial_prior.py'),
                                               'imaxt_nb.mosaic.radial_prior._slopes': ( '05_mosaic/radial_prior.html#_slopes',
                                                                                         'imaxt_nb/mosaic/radial_prior.py'),
                                               'imaxt_nb.mosaic.radial_prior.about_axis': ( '05_mosaic/radial_prior.html#about_axis',

@@ -62,55 +62,53 @@ def shrink_to_radial(
     """
     a = np.zeros((19, len(x)))
     a[:18, :N], a[18, MIXED] = deviations(), (1, -1)
-    centre = CENTRE * _by_centre(x)
-    known = a @ covariance @ a.T
+    centre, known = CENTRE * _by_centre(x), a @ covariance @ a.T
     known[:18, :18] += centre @ centre.T
-    size = max(float(np.abs(x[MIXED]).max()), 0.1)
-    reach = np.zeros((2, 19))
-    reach[1, [12, 15, 18]] = DOUBT * np.abs([*x[MIXED], size])
-    draws = _draws(a @ x, known, reach**2, size, np.random.default_rng(seed))
+    draws = _draws(a @ x, known, np.abs(x[MIXED]), np.random.default_rng(seed))
     drawn = list(islice(draws, sweeps // 4, sweeps + sweeps // 4))
-    inverse, pulls, widths, scanner = (np.array(z) for z in zip(*drawn, strict=True))
+    inverse, pulls, variances, scanner = (np.array(z) for z in zip(*drawn, strict=True))
     gain = covariance @ a.T
     doubt = inverse.mean(axis=0) - np.cov(pulls.T, bias=True)
-    widths = np.sqrt(np.median(widths[:, :18], axis=0))
-    lens = float(1 - scanner.mean())
-    return x - gain @ pulls.mean(axis=0), covariance - gain @ doubt @ gain.T, lens, widths
+    out = np.asarray(covariance - gain @ doubt @ gain.T)
+    widths = np.sqrt(np.median(variances[:, :18], axis=0))
+    return x - gain @ pulls.mean(axis=0), out, float(1 - scanner.mean()), widths
 
 # %% ../../nbs/05_mosaic/11_radial_prior.ipynb #c359704f
 _Draw = tuple[Matrix, Matrix, Matrix, float]
 
 
-def _draws(d: Matrix, known: Matrix, reach: Matrix, size: float, rng: Any) -> Iterator[_Draw]:
+def _draws(d: Matrix, known: Matrix, mixed: Matrix, rng: Any) -> Iterator[_Draw]:
     """Gibbs sampling of each deviation's variance and of the story, given what was measured, d (19,) with covariance `known`.
 
-    reach : (2, 19) px², what the two stories allow for beside that. Yields the inverse of the covariance (19, 19) of d, its
-    product with d, the variances (19,), and how likely the scanner is.
+    mixed : (2,) px, size of the mixed terms. Yields the inverse of the covariance (19, 19) of d, its product with d,
+    the variances (19,), and how likely the scanner is.
     """
-    grid = np.r_[1e-5, np.geomspace(*SLAB, 14)] ** 2 * size**2
-    number, story = np.full(18, len(grid) // 2), 1
+    size, reach = max(float(mixed.max()), 0.1), np.zeros((2, 19))
+    reach[1, [12, 15, 18]] = np.square(DOUBT * np.array([*mixed, size]))
+    grid: Matrix = np.r_[1e-5, np.geomspace(*SLAB, 14)] ** 2 * size**2
+    number = np.full(18, len(grid) // 2)
     while True:
-        own = np.append(grid[number], 1e-10 * size**2)
-        log = [_evidence(d, known + np.diag(own + r)) for r in reach]
-        n = int((number > 0).sum())
-        log = [
-            g + float(betaln(s + n, t + 18 - n) - betaln(s, t))
-            for g, (s, t) in zip(log, RARE, strict=True)
-        ]
-        scanner = float(expit(log[1] - log[0]))
+        own, n = np.append(grid[number], grid[0]), int((number > 0).sum())
+        scanner = _scanner(d, known + np.diag(own), reach, n)
         story = int(rng.random() < scanner)
         some = rng.beta(RARE[story][0] + n, RARE[story][1] + 18 - n)
         odds = np.log(np.r_[1 - some, np.full(len(grid) - 1, some / (len(grid) - 1))])
-        inverse = _redrawn(
-            number, d, np.linalg.inv(known + np.diag(own + reach[story])), grid, odds, rng
-        )
+        inverse = np.linalg.inv(known + np.diag(own + reach[story]))
+        inverse = _redrawn(number, d, inverse, grid, odds, rng)
         yield inverse, inverse @ d, np.append(grid[number], 0) + reach[story], scanner
 
 # %% ../../nbs/05_mosaic/11_radial_prior.ipynb #8ed44b5f
+def _scanner(d: Matrix, known: Matrix, reach: Matrix, n: int) -> float:
+    """How likely it is a scanner and not a lens, if `n` deviations are there. reach (2, 19) px²: what the stories allow for beside them."""
+    log = [_evidence(d, known + np.diag(r)) for r in reach]
+    of_n = [float(betaln(s + n, t + 18 - n) - betaln(s, t)) for s, t in RARE]
+    return float(expit(log[1] + of_n[1] - log[0] - of_n[0]))
+
+
 def _evidence(d: Matrix, total: Matrix) -> float:
     return -0.5 * float(d @ np.linalg.solve(total, d) + np.linalg.slogdet(total)[1])
 
-
+# %% ../../nbs/05_mosaic/11_radial_prior.ipynb #4fc4a8c4
 def _redrawn(
     number: Any, d: Matrix, inverse: Matrix, grid: Matrix, odds: Matrix, rng: Any
 ) -> Matrix:

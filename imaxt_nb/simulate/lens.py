@@ -148,6 +148,6 @@ def random_lens(shape: tuple[int, int], largest_px: float, seed: int) -> Lens:
     mixed = draw.uniform(-1, 1, 2)
     mixed /= np.abs(mixed).max()
     pure, fourth = mixed * draw.uniform(0.2, 1.8, 2), draw.uniform(-0.1, 0.1, 2)
-    rows, columns = (tuple(map(float, t)) for t in zip(mixed, pure, fourth, strict=True))
+    rows, columns = ((float(mixed[k]), float(pure[k]), float(fourth[k])) for k in (0, 1))
     row, column = map(float, draw.uniform(0.45, 0.55, 2))
     return Lens(shape, largest_px * float(draw.uniform(0.4, 1)), rows, columns, axis=(row, column))
