@@ -93,7 +93,7 @@ def _draws(d: Matrix, known: Matrix, mixed: Matrix, rng: Any) -> Iterator[_Draw]
         story = int(rng.random() < scanner)
         some = rng.beta(RARE[story][0] + n, RARE[story][1] + 18 - n)
         odds = np.log(np.r_[1 - some, np.full(len(grid) - 1, some / (len(grid) - 1))])
-        inverse = np.linalg.inv(known + np.diag(own + reach[story]))
+        inverse = np.asarray(np.linalg.inv(known + np.diag(own + reach[story])), float)
         inverse = _redrawn(number, d, inverse, grid, odds, rng)
         yield inverse, inverse @ d, np.append(grid[number], 0) + reach[story], scanner
 
