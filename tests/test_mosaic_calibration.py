@@ -302,6 +302,25 @@ def test_what_the_data_say_is_not_shrunk_and_what_they_do_not_follows_the_strong
     assert np.sqrt(covariance[3, 3]) < 0.6
 
 
+def test_what_is_too_weak_to_be_seen_is_an_error_of_what_it_leads_astray() -> None:
+    """Two terms that data hardly tell apart, as a pure cube and a deviation are in strips: the one that may be 0 is not taken for 0."""
+    x, c = np.zeros(20), np.eye(20) * 0.01**2
+    x[5], x[11], x[13] = 12.0, -1.0, -1.0
+    true = x.copy()
+    true[3], true[7] = 4.0, 0.7  # u³ and u³v
+    both = np.array(
+        [[1.0, -0.19], [-0.19, 0.04]]
+    )  # their sum is known, (3.8 sigma of the weak term are seen)
+    c[np.ix_([3, 7], [3, 7])] = both
+    wrong = []
+    for seed in range(6):
+        noise = np.random.default_rng(seed).multivariate_normal(np.zeros(20), c)
+        found, covariance, *_ = shrink_to_radial(true + noise, c)
+        e = (found - true)[[3, 7]]
+        wrong.append(e @ np.linalg.solve(covariance[np.ix_([3, 7], [3, 7])] + 1e-6 * np.eye(2), e))
+    assert np.mean(wrong) < 6  # two on average
+
+
 def test_flats_do_not_depend_on_the_brightness_of_tiles() -> None:
     rng = np.random.default_rng(0)
     shape = (1 + 0.2 * np.linspace(-1, 1, 96))[None] * np.ones((96, 1))

@@ -21,7 +21,7 @@ from imaxt_nb.simulate.acquisition import Acquisition, tile_table
 from imaxt_nb.simulate.bead_profile import OpticalSection, bead_profile
 from imaxt_nb.simulate.block import Block, beads_in
 from imaxt_nb.simulate.detector import Detector
-from imaxt_nb.simulate.lens import Lens
+from imaxt_nb.simulate.lens import Lens, random_lens
 from imaxt_nb.simulate.slab import PixelPlaces, emission, maps
 from imaxt_nb.simulate.stpt import Microscope, read_truth, simulate_stpt
 from imaxt_nb.simulate.tissuecyte import TissueCyte
@@ -197,6 +197,16 @@ def test_rendered_beads_are_where_the_truth_says() -> None:
         assert np.abs(found - centre[:2]).max() < 0.01 * scope.acquisition.pixel_um * 2
         n += 1
     assert n >= 3
+
+
+def test_another_lens_is_in_the_truth(tmp_path: Path) -> None:
+    simulate_stpt(tmp_path / "a", sections=1, grid=(1, 1), channels=1, tile_px=64, lens_seed=7)
+    lens = read_truth(tmp_path / "a").lens
+    assert lens == random_lens((64, 64), 20 * 64 / 2080 / 0.56, 7)
+    assert lens != random_lens((64, 64), 20 * 64 / 2080 / 0.56, 8)
+    there = np.load(tmp_path / "a" / "truth" / "distortion_lattice16.npy")
+    np.testing.assert_array_equal(there, lens.lattice())
+    assert lens.displacement(*lens.centre) == (0, 0)
 
 
 def test_truth_tables_hold_what_was_imaged(written: Path) -> None:

@@ -109,6 +109,9 @@ def parse_orientation(text: str) -> tuple[tuple[int, int], tuple[int, int]]:
     "--distortion-um", type=float, help="In the corners (default: 20 for 2080 px, in proportion)."
 )
 @click.option(
+    "--lens-seed", type=click.IntRange(0), help="Of another lens than the published instrument's."
+)
+@click.option(
     "--drift-um", default=1.5, show_default=True, help="Of the block from section to section."
 )
 @click.option("--beads-per-mm3", default=12.0, show_default=True)

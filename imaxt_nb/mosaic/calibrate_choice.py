@@ -51,7 +51,7 @@ class CalibrateParameters(Parameters):
         40.0, "stage errors and distortion to search within", unit="um", gt=0, le=200
     )
     max_error_px: float = param(
-        1.0,
+        2.0,
         "a distortion less certain than this is refused; its doubt goes into the places' errors",
         unit="px",
         gt=0,

@@ -195,13 +195,13 @@ def _polish(
     reads: Sequence[Read], pairs: Sequence[Pair], offsets: dict[int, Matrix], model: Distortion,
     side: int, margins: Margins, workers: int,
 ) -> tuple[Distortion, Matrix, dict[int, Matrix], dict[str, Any]]:  # fmt: skip
-    """Steps with the first channel until they are below 0.005 px or a tenth of the error; then, if there are more channels, with all
+    """Steps with the first channel until they are below 0.005 px or a fifth of the error; then, if there are more channels, with all
     until a step is small enough to be the last: below half a pixel a problem is linear."""
     for turn in range(6):
         step = _step(reads[:1], pairs, offsets, model, side, margins, workers)
         change = float(np.abs(step.model.coefficients - model.coefficients).max())
         model, offsets = step.model, offsets | step.offsets
-        if turn and change < max(0.005, 0.1 * float(predicted_error(step.covariance).max())):
+        if turn and change < max(0.005, 0.2 * float(predicted_error(step.covariance).max())):
             break
     for _ in range(3 if len(reads) > 1 else 0):
         step = _step(reads, pairs, offsets, model, side, margins, workers)

@@ -5,22 +5,31 @@
 # %% ../../nbs/05_mosaic/11_radial_prior.ipynb #37dd1872
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
+from typing import Any
 
 import numpy as np
+from scipy.special import betaln, expit
 
 from .distortion import TERMS, Distortion, monomials, no_distortion
 from .overlap_shifts import Matrix, N
 
 # %% auto #0
-__all__ = ['CENTRE', 'DOUBT', 'ASKED', 'deviations', 'shrink_to_radial', 'predicted_error', 'linear_terms', 'about_axis',
-           'unknown_distortion']
+__all__ = ['CENTRE', 'DOUBT', 'SLAB', 'RARE', 'MIXED', 'deviations', 'shrink_to_radial', 'predicted_error', 'linear_terms',
+           'about_axis', 'unknown_distortion']
 
 # %% ../../nbs/05_mosaic/11_radial_prior.ipynb #e5f49535
 CENTRE = 0.1  # of the scale: how far the centre of a distortion is from the middle of the tile
 # How far a pure cube may be from the mixed term of its component, as a share of it: the published instrument's are off by 0.8 and 0.7.
 DOUBT = 0.7
-ASKED = 10.0  # about 4.5 standard errors: errors are never quite those of the model
+SLAB = (0.003, 1.0)  # of the larger mixed term: widths of a deviation that there is
+RARE = (
+    (1, 9),
+    (1, 1),
+)  # of a lens, of a scanner: Beta law of the share of deviations that there are
+MIXED = [TERMS.index("uv2"), len(TERMS) + TERMS.index("u2v")]
 
 
 def deviations() -> Matrix:
@@ -37,68 +46,83 @@ def _by_centre(x: Matrix) -> Matrix:
     """How the deviations change when the centre of the distortion moves by one scale down or to the right, (18, 2)."""
     q = np.zeros((N, 2))
     for half in (0, len(TERMS)):
-        u3, u2v, uv2, v3 = x[half + 3 : half + 7]
+        u3, u2v, uv2, v3, u3v, u2v2, uv3 = x[half + 3 : half + 10]
         q[half : half + 3] = [[3 * u3, u2v], [2 * u2v, 2 * uv2], [uv2, 3 * v3]]
+        q[half + 3 : half + 7] = [[0, u3v], [3 * u3v, 2 * u2v2], [2 * u2v2, 3 * uv3], [uv3, 0]]
     return deviations() @ q
 
 # %% ../../nbs/05_mosaic/11_radial_prior.ipynb #805a9441
-def shrink_to_radial(x: Matrix, covariance: Matrix) -> tuple[Matrix, Matrix, float, Matrix]:
+def shrink_to_radial(
+    x: Matrix, covariance: Matrix, sweeps: int = 100, seed: int = 0
+) -> tuple[Matrix, Matrix, float, Matrix]:
     """Unknowns (the coefficients first) under a prior on each deviation from a radial distortion about any centre.
 
-    The widths (18,) px of the prior are those of the greatest evidence, found one after the other in some rounds
-    (automatic relevance determination: MacKay 1992); the covariance is an average that doubts that, see above;
-    then come the lens's share of that, and the widths. A deviation is let in when it gains `ASKED` in the logarithm of the evidence.
+    Mean and covariance are averaged over `sweeps` draws of what deviates, see above; then come the lens's share of the
+    draws, and the median width (18,) px of each deviation's prior.
     """
-    a = np.zeros((18, len(x)))
-    a[:, :N] = deviations()
-    centre = _by_centre(x)
-    d, c = a @ x, a @ covariance @ a.T + CENTRE**2 * centre @ centre.T
-    grid = np.geomspace(1e-3, 100, 31)
-    widths = np.full(len(d), min(grid, key=lambda s: -_evidence(d, c, np.full(len(d), s))))
-    for _ in range(5):
-        for i in range(len(d)):
-            tried = np.repeat(widths[None], len(grid), axis=0)
-            tried[:, i] = grid
-            scores = np.array([_evidence(d, c, w) for w in tried])
-            scores[1:] -= ASKED
-            widths = tried[np.argmax(scores)]
-    return *_averaged(x, covariance, a, c, widths), widths
+    a = np.zeros((19, len(x)))
+    a[:18, :N], a[18, MIXED] = deviations(), (1, -1)
+    centre, known = CENTRE * _by_centre(x), a @ covariance @ a.T
+    known[:18, :18] += centre @ centre.T
+    draws = _draws(a @ x, known, np.abs(x[MIXED]), np.random.default_rng(seed))
+    drawn = list(islice(draws, sweeps // 4, sweeps + sweeps // 4))
+    inverse, pulls, variances, scanner = (np.array(z) for z in zip(*drawn, strict=True))
+    gain = covariance @ a.T
+    doubt = inverse.mean(axis=0) - np.cov(pulls.T, bias=True)
+    out = np.asarray(covariance - gain @ doubt @ gain.T)
+    widths = np.sqrt(np.median(variances[:, :18], axis=0))
+    return x - gain @ pulls.mean(axis=0), out, float(1 - scanner.mean()), widths
 
 # %% ../../nbs/05_mosaic/11_radial_prior.ipynb #c359704f
-def _evidence(d: Matrix, c: Matrix, widths: Matrix) -> float:
-    total = c + np.diag(widths**2)
-    return -0.5 * float(d @ np.linalg.solve(total, d) + np.linalg.slogdet(total)[1])
+_Draw = tuple[Matrix, Matrix, Matrix, float]
+
+
+def _draws(d: Matrix, known: Matrix, mixed: Matrix, rng: Any) -> Iterator[_Draw]:
+    """Gibbs sampling of each deviation's variance and of the story, given what was measured, d (19,) with covariance `known`.
+
+    mixed : (2,) px, size of the mixed terms. Yields the inverse of the covariance (19, 19) of d, its product with d,
+    the variances (19,), and how likely the scanner is.
+    """
+    size, reach = max(float(mixed.max()), 0.1), np.zeros((2, 19))
+    reach[1, [12, 15, 18]] = np.square(DOUBT * np.array([*mixed, size]))
+    grid: Matrix = np.r_[1e-5, np.geomspace(*SLAB, 14)] ** 2 * size**2
+    number = np.full(18, len(grid) // 2)
+    while True:
+        own, n = np.append(grid[number], grid[0]), int((number > 0).sum())
+        scanner = _scanner(d, known + np.diag(own), reach, n)
+        story = int(rng.random() < scanner)
+        some = rng.beta(RARE[story][0] + n, RARE[story][1] + 18 - n)
+        odds = np.log(np.r_[1 - some, np.full(len(grid) - 1, some / (len(grid) - 1))])
+        inverse = np.asarray(np.linalg.inv(known + np.diag(own + reach[story])), float)
+        inverse = _redrawn(number, d, inverse, grid, odds, rng)
+        yield inverse, inverse @ d, np.append(grid[number], 0) + reach[story], scanner
 
 # %% ../../nbs/05_mosaic/11_radial_prior.ipynb #8ed44b5f
-def _averaged(
-    x: Matrix, covariance: Matrix, a: Matrix, c: Matrix, widths: Matrix
-) -> tuple[Matrix, Matrix, float]:
-    """Unknowns and covariance, averaged over a lens and a scanner by how likely each makes what is seen; the lens's share.
+def _scanner(d: Matrix, known: Matrix, reach: Matrix, n: int) -> float:
+    """How likely it is a scanner and not a lens, if `n` deviations are there. reach (2, 19) px²: what the stories allow for beside them."""
+    log = [_evidence(d, known + np.diag(r)) for r in reach]
+    of_n = [float(betaln(s + n, t + 18 - n) - betaln(s, t)) for s, t in RARE]
+    return float(expit(log[1] + of_n[1] - log[0] - of_n[0]))
 
-    A lens bends rows and columns alike; of a scanner mixed terms differ, and each pure cube may be off the mixed term of its
-    component by a share of it, `DOUBT`, or by as much as `widths` have it.
-    """
-    mixed = [TERMS.index("uv2"), len(TERMS) + TERMS.index("u2v")]
-    alike = np.zeros((1, len(x)))
-    alike[0, mixed] = 1, -1
-    every, n = np.vstack([a, alike]), len(a)
-    known = every @ covariance @ every.T
-    known[:n, :n] = c
-    reach, at = DOUBT * np.abs(x[[*mixed, mixed[0]]]), [12, 15, n]
-    reach[2] = reach[:2].max()
-    log, gains, d = [], [], a @ x
-    for scanner in (0, 1):
-        w = np.append(widths, 0.0)
-        w[at] = np.maximum(w[at], reach * scanner)
-        log.append(_evidence(every @ x, known, w))
-        gains.append(covariance @ a.T @ np.linalg.inv(c + np.diag(w[:n] ** 2)))
-    share = np.exp(np.array(log) - max(log))
-    share /= share.sum()
-    mean = sum(w * k for w, k in zip(share, gains, strict=True))
-    out = covariance - mean @ a @ covariance
-    for w, k in zip(share, gains, strict=True):
-        out += w * np.outer((k - mean) @ d, (k - mean) @ d)
-    return x - mean @ d, np.asarray(out), float(share[0])
+
+def _evidence(d: Matrix, total: Matrix) -> float:
+    return -0.5 * float(d @ np.linalg.solve(total, d) + np.linalg.slogdet(total)[1])
+
+# %% ../../nbs/05_mosaic/11_radial_prior.ipynb #4fc4a8c4
+def _redrawn(
+    number: Any, d: Matrix, inverse: Matrix, grid: Matrix, odds: Matrix, rng: Any
+) -> Matrix:
+    """Draws each `number` of the grid of variances anew, given the others; the inverse covariance that results."""
+    for i, chance in enumerate(rng.random(len(number))):
+        m, v = inverse[i], grid[number[i]]
+        rest = m[i] / (1 - v * m[i])  # inverse without its own variance, at i
+        told = (m @ d) ** 2 / (1 - v * m[i]) ** 2
+        log = odds + 0.5 * (told * grid / (1 + grid * rest) - np.log1p(grid * rest))
+        summed = np.cumsum(np.exp(log - log.max()))
+        number[i] = np.searchsorted(summed, chance * summed[-1])
+        change = grid[number[i]] - v
+        inverse = inverse - np.outer(m, m) * (change / (1 + change * m[i]))
+    return inverse
 
 # %% ../../nbs/05_mosaic/11_radial_prior.ipynb #a8de0cc9
 def predicted_error(covariance: Matrix, n: int = 21) -> Matrix:

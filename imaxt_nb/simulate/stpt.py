@@ -23,7 +23,7 @@ from .acquisition import Acquisition, section_table, tile_table
 from .bead_profile import OpticalSection
 from .block import Block, beads_in
 from .detector import Detector, digitise, flat_field, stray_light
-from .lens import Lens
+from .lens import Lens, random_lens
 from .slab import CHANNELS, PixelPlaces, emission, maps
 from .tissuecyte import TissueCyte, write_image, write_mosaic
 
@@ -147,6 +147,7 @@ def simulate_stpt(
     detector: Detector | None = None,
     distortion_um: float | None = None,
     magnification: tuple[float, float] = (0.0, 0.0),
+    lens_seed: int | None = None,
     keys: str = "2016",
     compress: bool = False,
     seed: int = 0,
@@ -159,7 +160,8 @@ def simulate_stpt(
     acquisition : or its fields as `settings`: sections, grid, channels, planes, tile_px, overlap, pixel_um, ...
     optics, detector : the optical section, and gain, noise, brightness. block : densities, as fields of `Block`.
     distortion_um : in the corners; by default 20 for a tile of 2080 px, and in proportion.
-    magnification : linear terms of the distortion along (rows, columns). keys : names of keys, "2016" or "2024".
+    magnification : linear terms of the distortion along (rows, columns). lens_seed : of another lens than the published
+    one, up to `distortion_um`; see `random_lens`. keys : names of keys, "2016" or "2024".
     compress : .tif.gz. workers : threads, by default one a core.
     Raises `BadInput` for what cannot be simulated.
     """
@@ -169,7 +171,8 @@ def simulate_stpt(
     optics = optics or OpticalSection()
     depth = a.sections * a.section_step_um + optics.depth_um + a.planes * a.plane_step_um
     files = TissueCyte(Path(out), sample, a, keys, compress)
-    lens = Lens((n, n), largest, magnification=magnification)
+    lens = Lens((n, n), largest) if lens_seed is None else random_lens((n, n), largest, lens_seed)
+    lens = replace(lens, magnification=magnification)
     made = Block((*a.size_um, depth), seed=seed, **(block or {}))
     scope = Microscope(a, made, optics, lens, detector or Detector(), seed)
     tiles = tile_table(a, seed)
