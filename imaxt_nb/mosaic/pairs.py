@@ -17,6 +17,7 @@ from imaxt_nb.mosaic.search import (
     Search,
     Spectrum,
     binned,
+    fine_bins,
     likeliest,
     search,
     spectrum,
@@ -161,8 +162,8 @@ def _unbinned(found: Offset, n: int, away: Floats) -> Offset:
 
 
 def _at_half(a: Strip, b: Strip, start: Floats, n: int, measure: Measure) -> Offset | None:
-    """An offset from half the bins of the search: large tiles have more structure than a hundredth of a pixel asks for."""
-    m, away = max(1, n // 2), np.array(a.origin) - np.array(b.origin)
+    """An offset from `fine_bins` of the bins `n` of the search."""
+    m, away = fine_bins(n), np.array(a.origin) - np.array(b.origin)
     found = measure(binned(a, m), binned(b, m), (start - away) / m, m)
     return None if found is None else _unbinned(found, m, away)
 

@@ -117,28 +117,35 @@ def reader(
     return read
 
 # %% ../../nbs/05_mosaic/31_positions.ipynb #838bc219
+def _sampled(
+    section: TileSection, at: tuple[int, int, int], c: Calibration, turn: int
+) -> NDArray[np.float32] | None:
+    """Every 16th pixel of a corrected image (tile, plane, channel): of one piece of those that it lies in on disk, by `turn`."""
+    side, channel = section.pixels.chunks[-2], at[2]
+    first = turn % -(-c.tile_shape[0] // side) * side
+    rows, some = slice(first, first + side), (slice(None, None, 16),) * 2
+    found = read_whole(section, *at, rows)
+    if found is None:
+        return None
+    dark, flat = (None if a is None else a[channel, rows][some] for a in (c.dark, c.flat))
+    return correct(found[some], dark, flat, c.weight[rows][some])[0, :, :-BLOCK]
+
+
 def stabiliser(raw: RawTiles, channels: list[int], c: Calibration, most: int = 9) -> Stabiliser:
     """The scale of intensities from some images of each channel, spread over the sample."""
-    images: list[list[Any]] = [[] for _ in channels]
-    sections, some = [raw.section(n) for n in raw.sections], (slice(None, None, 16),) * 2
-    for k, channel in enumerate(channels):
+    images, sections = list[list[Any]](), [raw.section(n) for n in raw.sections]
+    for channel in channels:
         there = [(s, *tp) for s in sections for tp in np.argwhere(s.present[:, :, channel])]
-        for section, tile, plane in there[len(there) // (2 * most) :: -(-len(there) // most) or 1]:
-            found = read_whole(section, int(tile), int(plane), channel)
-            if found is None:
-                continue
-            dark, flat = (None if a is None else a[channel][some] for a in (c.dark, c.flat))
-            image = correct(found[some], dark, flat, c.weight[some])[0, :, :-BLOCK]
-            images[k].append(image)
+        some = there[len(there) // (2 * most) :: -(-len(there) // most) or 1]
+        parts = [(s, (int(t), int(p), channel), c, k) for k, (s, t, p) in enumerate(some)]
+        images.append([_sampled(*part) for part in parts])
     return find_stabiliser(images, step=1)
 
 # %% ../../nbs/05_mosaic/31_positions.ipynb #093e6621
 def _channel_calibration(c: Calibration, channels: list[int]) -> Calibration:
-    return replace(
-        c,
-        dark=None if c.dark is None else c.dark[channels],
-        flat=None if c.flat is None else c.flat[channels],
-    )
+    parts = {n: a for n, a in (("dark", c.dark), ("flat", c.flat)) if a is not None}
+    every = all(channels == list(range(len(a))) for a in parts.values())
+    return c if every else replace(c, **{n: a[channels] for n, a in parts.items()})
 
 # %% ../../nbs/05_mosaic/31_positions.ipynb #ea3b485c
 def _stage_places(section: TileSection, raw: RawTiles, orientation: Any) -> Floats:

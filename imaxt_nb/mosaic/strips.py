@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..core.compiled import njit
 from ..core.errors import BadInput
 from .calibration import Calibration
+from .filters import bin_mean
 from .gather import BAND, Box, accumulate, correct
 from .kernel import BLOCK
 
@@ -75,13 +76,14 @@ def find_stabiliser(images: list[list[NDArray[Any] | None]], step: int = 16) -> 
 class Strip:
     """`values` (c, rows, cols) on the stabilised scale, `weight` (rows, cols) from 0 to 1 or None where all are 1.
 
-    `origin`: ideal (row, column) of pixel (0, 0); `noise` (c,): standard deviation of a pixel's noise.
+    `origin`: ideal (row, column) px where it begins; `noise` (c,): standard deviation of a pixel's noise; `bins`: px a side of its pixels.
     """
 
     values: Pixels
     weight: Pixels | None
     origin: tuple[int, int]
     noise: Pixels
+    bins: int = 1
 
 # %% ../../nbs/05_mosaic/20_strips.ipynb #8b34530a
 def noise_of(values: Pixels) -> Pixels:
@@ -133,33 +135,62 @@ def _stabilise(num: Any, den: Any, zero: Any, top: int, values: Any, weight: Any
                     values[c, top + i, j] = none
 
 # %% ../../nbs/05_mosaic/20_strips.ipynb #8e779e35
+class _Means:
+    """Corrected means of `bins` x `bins` pixels of a tile: an array (c, y, x) that is made where it is asked for."""
+
+    ndim = 3
+
+    def __init__(self, tile: NDArray[Any], c: Calibration, bins: int) -> None:
+        self.tile, self.known, self.bins = tile, (c.dark, c.flat, c.weight), bins
+        self.shape = (len(tile), *(n // bins for n in tile.shape[1:]))
+
+    def __getitem__(self, cut: Any) -> Pixels:
+        n, (rows, columns) = self.bins, cut[-2:]
+        fine = (
+            ...,
+            slice(n * rows.start, n * rows.stop),
+            slice(n * columns.start, n * columns.stop),
+        )
+        known = (None if a is None else a[fine] for a in self.known)
+        means = bin_mean(correct(self.tile[fine], *known), n)
+        return means[..., : columns.stop - columns.start]
+
+# %% ../../nbs/05_mosaic/20_strips.ipynb #152b74e9
 def _ideal(
-    tile: NDArray[Any], box: Box, calibration: Calibration, root: Stabiliser, step: int
+    tile: NDArray[Any], box: Box, c: Calibration, root: Stabiliser, step: int, bins: int
 ) -> tuple[Pixels, Pixels]:
-    """A strip's values and weights at ideal places; in bands that stay in the processor's cache."""
-    rows, cols, lattice = box[1] - box[0], box[3] - box[2], calibration.lattice(step)
+    """A strip's values and weights at ideal places, in pixels of `bins` px; in bands that stay in the processor's cache."""
+    rows, cols = (box[1] - box[0]) // bins, (box[3] - box[2]) // bins
     values = np.empty((len(tile), rows, cols), np.float32)
     weight = np.empty((rows, cols), np.float32)
-    band = max(16, BAND // max(1, cols))
+    known: tuple[Any, ...] = (tile, c.dark, c.flat, c.weight)
+    if bins > 1:
+        known = (_Means(tile, c, bins), None, None, c.confidence(bins))
+    step = max(1, step // bins)
+    band = max(16, BAND // bins**2 // max(1, cols))
     for top in range(0, rows, band):
         num, den = np.zeros((2, len(tile), min(band, rows - top), cols), np.float32)
-        known = (calibration.dark, calibration.flat, calibration.weight, lattice, step)
-        accumulate(tile, *known, (box[0] + top, box[2]), 3, num, den)
+        place = (box[0] / bins + top, box[2] / bins)
+        accumulate(*known, c.lattice(step, bins), step, place, 3, num, den)
         _stabilise(num, den, root.zero, top, values, weight)
     return values, weight
 
-# %% ../../nbs/05_mosaic/20_strips.ipynb #152b74e9
+# %% ../../nbs/05_mosaic/20_strips.ipynb #b47a82aa
 def cut_strip(
-    tile: NDArray[Any], box: Box, calibration: Calibration, root: Stabiliser, step: int = 16
-) -> Strip:
-    """A strip of a raw tile (c, y, x); NaN pixels and those of no confidence get no weight."""
+    tile: NDArray[Any], box: Box, calibration: Calibration, root: Stabiliser, step: int = 16, bins: int = 1
+) -> Strip:  # fmt: skip
+    """A strip of a raw tile (c, y, x); NaN pixels and those of no confidence get no weight.
+
+    `bins`: px a side of its pixels where they are gathered, at places of ideal pixels; those that are only cut out stay as they are.
+    """
     if tile.shape[1:] != calibration.tile_shape:
         raise BadInput("wrong tile size", found=tile.shape[1:], expected=calibration.tile_shape)
     r0, r1, c0, c1 = box
     dark, every = calibration.dark, slice(None)
     if calibration.distortion is not None or calibration.flat is not None:
-        values, weight = _ideal(tile, box, calibration, root, step)
+        values, weight = _ideal(tile, box, calibration, root, step, bins)
     else:
+        bins = 1
         plain = _less_dark(tile, dark, (every, slice(r0, r1), slice(c0, c1)))
         weight = calibration.weight[r0:r1, c0:c1]
         bad = ~np.isfinite(plain).all(axis=0)
@@ -170,4 +201,4 @@ def cut_strip(
     rows = r0 + _pairs_of_rows(r1 - r0, 16 if (r1 - r0) * (c1 - c0) > ENOUGH_PX else 2)
     plain = _less_dark(tile, dark, (every, rows, slice(c0, c1)))
     noise = noise_of(root(np.nan_to_num(plain)))
-    return Strip(values, None if weight.min() == 1 else weight, (r0, c0), noise)
+    return Strip(values, None if weight.min() == 1 else weight, (r0, c0), noise / bins, bins)
