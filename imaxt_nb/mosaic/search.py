@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from .strips import Pixels, Strip
 # %% auto #0
 __all__ = ['HIGH_PASS', 'TAPER', 'RINGS', 'SHARE_BOX', 'FULL', 'COARSE_BLUR', 'Floats', 'MISMATCH', 'BLOCK', 'flatten', 'share',
            'binned', 'Spectrum', 'spectrum', 'Peak', 'correlate', 'find_peaks', 'Search', 'fine_bins', 'plan_search',
-           'search', 'likeliest']
+           'search', 'Glimpse', 'likeliest']
 
 # %% ../../nbs/05_mosaic/23_search.ipynb #8ebe2c97
 HIGH_PASS, TAPER, RINGS = 41, 6, 64
@@ -76,12 +76,18 @@ class Spectrum:
     noise: Floats
     snr: Floats
     view: Strip  # the binned strip
+    shape: tuple[int, int]  # that it was padded to
     filled: float = 1.0  # the share of it that shows something
 
     @property
     def content(self) -> float:
         """The highest SNR of a ring: what the strip shows above its noise."""
         return float(self.snr[:, 2:].max())
+
+    @cached_property
+    def glimpse(self) -> Glimpse:
+        """What `likeliest` compares; made once, as strips are compared with several others."""
+        return _glimpse(self.view, self.shape)
 
 # %% ../../nbs/05_mosaic/23_search.ipynb #82b9a0e6
 @lru_cache(maxsize=32)
@@ -108,7 +114,7 @@ def spectrum(strip: Strip, shape: tuple[int, int], bins: int) -> Spectrum:
     own = own * np.square(windows).sum(axis=(1, 2))
     noise = np.clip(own, 0.05 * outer, outer)[:, None] + 1e-12
     filled = max(float(k.mean()) for k in shares)
-    return Spectrum(transform, noise, np.clip(radial / noise - 1, 0, None), view, filled)
+    return Spectrum(transform, noise, np.clip(radial / noise - 1, 0, None), view, shape, filled)
 
 # %% ../../nbs/05_mosaic/23_search.ipynb #b83e87b0
 def _window(flat: Pixels, noise: float) -> Pixels:
@@ -214,6 +220,12 @@ MISMATCH = 10.0  # lambda
 BLOCK = 64  # bins
 
 
+def _dark(piece: Pixels) -> float:
+    """The value that a quarter of the pixels are below."""
+    k = (piece.size - 1) // 4
+    return float(np.partition(piece, k, axis=None)[k])
+
+
 def _above_background(view: Strip) -> Pixels:
     """(c, y, x) less the dark level of stretches of `BLOCK` bins along the longer side, softened."""
     long = int(view.values.shape[2] >= view.values.shape[1]) + 1
@@ -221,7 +233,7 @@ def _above_background(view: Strip) -> Pixels:
     out = np.empty(view.values.shape, np.float32)
     for c, image in enumerate(view.values):
         pieces = np.array_split(image, n, axis=long - 1)
-        dark = ndi.median_filter([float(np.percentile(p, 25)) for p in pieces], 5, mode="nearest")
+        dark = ndi.median_filter([_dark(p) for p in pieces], 5, mode="nearest")
         ends = np.cumsum([p.shape[long - 1] for p in pieces])
         middles = ends - np.diff(ends, prepend=0) / 2
         level = np.interp(np.arange(ends[-1]), middles, dark).astype(np.float32)
@@ -231,20 +243,36 @@ def _above_background(view: Strip) -> Pixels:
     return out
 
 # %% ../../nbs/05_mosaic/23_search.ipynb #8108d609
-def likeliest(a: Strip, b: Strip, plan: Search, centre: NDArray[np.int_]) -> Floats | None:
+@dataclass(frozen=True)
+class Glimpse:
+    """Transforms (c, ky, kx) of a binned strip above its background and of its square, of its weight (ky, kx); median square (c,)."""
+
+    values: NDArray[np.complex64]
+    squares: NDArray[np.complex64]
+    weight: NDArray[np.complex64]
+    noise: Floats
+
+
+def _glimpse(view: Strip, shape: tuple[int, int]) -> Glimpse:
+    """Padded to `shape`."""
+    values, weight = _above_background(view), view.weight
+    if weight is None:
+        weight = np.ones(values.shape[1:], np.float32)
+    p = values * weight
+    noise = np.array([np.median(q * q) for q in p], np.float64)
+    return Glimpse(sf.rfft2(p, shape), sf.rfft2(p * p, shape), sf.rfft2(weight, shape), noise)
+
+# %% ../../nbs/05_mosaic/23_search.ipynb #e149009e
+def likeliest(a: Spectrum, b: Spectrum, plan: Search, centre: NDArray[np.int_]) -> Floats | None:
     """The displacement in bins where binned strips share most and differ least; None if nowhere the one outweighs the other."""
     total: Any = np.float32(0)
-    one, two = _above_background(a), _above_background(b)
-    wa, wb = (
-        np.ones(s.values.shape[1:], np.float32) if s.weight is None else s.weight for s in (a, b)
-    )
-    fwa, fwb = sf.rfft2(wa, plan.shape), sf.rfft2(wb, plan.shape)
-    for p, q in zip(one * wa, two * wb, strict=True):
-        noise = float(np.median(p * p) + np.median(q * q)) / (2 * 0.455) + 1e-12
-        fp, fq = sf.rfft2(p, plan.shape), sf.rfft2(q, plan.shape)
-        power = sf.rfft2(p * p, plan.shape) * fwb.conj() + fwa * sf.rfft2(q * q, plan.shape).conj()
-        against = power / 2 - noise * fwa * fwb.conj()
-        total = total + ((1 + MISMATCH) * fp * fq.conj() - MISMATCH * against) / noise
+    one, two = a.glimpse, b.glimpse
+    both = one.weight * two.weight.conj()
+    for c, noise in enumerate((one.noise + two.noise) / (2 * 0.455) + 1e-12):
+        power = one.squares[c] * two.weight.conj() + one.weight * two.squares[c].conj()
+        against = power / 2 - np.float32(noise) * both
+        shared = (1 + MISMATCH) * one.values[c] * two.values[c].conj()
+        total = total + (shared - MISMATCH * against) / np.float32(noise)
     z = sf.irfft2(total, plan.shape)
     peak = find_peaks(z, centre, plan.reach // plan.bins + 1, most=1)[0]
     at = np.round(peak.displacement).astype(int) % np.array(z.shape)
