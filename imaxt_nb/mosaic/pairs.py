@@ -113,7 +113,7 @@ def _second_look(
     """A link that wasn't believed, or isn't without differences, looked for where nothing speaks against it; its signal is its significance."""
     sigma, n = sigma_for(snr, plan.bins), plan.bins
     away = np.array(a.origin) - np.array(b.origin)
-    start = likeliest(fa, fb, plan, plan.centre(a, b))
+    start = likeliest(fa.view, fb.view, plan, plan.centre(a, b))
     offset = None if start is None else _sharp(a, b, start * n + away, sigma, fine_bins(n))
     shown = 0.0 if offset is None else offset.signal
     if reason_against(offset, shown, plan.expected, plan.reach, LEAST_SIGNIFICANCE):

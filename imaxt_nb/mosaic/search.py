@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from .strips import Pixels, Strip
 # %% auto #0
 __all__ = ['HIGH_PASS', 'TAPER', 'RINGS', 'SHARE_BOX', 'FULL', 'COARSE_BLUR', 'Floats', 'MISMATCH', 'BLOCK', 'flatten', 'share',
            'binned', 'Spectrum', 'spectrum', 'Peak', 'correlate', 'find_peaks', 'Search', 'fine_bins', 'plan_search',
-           'search', 'Glimpse', 'likeliest']
+           'search', 'likeliest']
 
 # %% ../../nbs/05_mosaic/23_search.ipynb #8ebe2c97
 HIGH_PASS, TAPER, RINGS = 41, 6, 64
@@ -76,18 +76,12 @@ class Spectrum:
     noise: Floats
     snr: Floats
     view: Strip  # the binned strip
-    shape: tuple[int, int]  # that it was padded to
     filled: float = 1.0  # the share of it that shows something
 
     @property
     def content(self) -> float:
         """The highest SNR of a ring: what the strip shows above its noise."""
         return float(self.snr[:, 2:].max())
-
-    @cached_property
-    def glimpse(self) -> Glimpse:
-        """What `likeliest` compares; made once, as strips are compared with several others."""
-        return _glimpse(self.view, self.shape)
 
 # %% ../../nbs/05_mosaic/23_search.ipynb #82b9a0e6
 @lru_cache(maxsize=32)
@@ -114,7 +108,7 @@ def spectrum(strip: Strip, shape: tuple[int, int], bins: int) -> Spectrum:
     own = own * np.square(windows).sum(axis=(1, 2))
     noise = np.clip(own, 0.05 * outer, outer)[:, None] + 1e-12
     filled = max(float(k.mean()) for k in shares)
-    return Spectrum(transform, noise, np.clip(radial / noise - 1, 0, None), view, shape, filled)
+    return Spectrum(transform, noise, np.clip(radial / noise - 1, 0, None), view, filled)
 
 # %% ../../nbs/05_mosaic/23_search.ipynb #b83e87b0
 def _window(flat: Pixels, noise: float) -> Pixels:
@@ -244,7 +238,7 @@ def _above_background(view: Strip) -> Pixels:
 
 # %% ../../nbs/05_mosaic/23_search.ipynb #8108d609
 @dataclass(frozen=True)
-class Glimpse:
+class _Glimpse:
     """Transforms (c, ky, kx) of a binned strip above its background and of its square, of its weight (ky, kx); median square (c,)."""
 
     values: NDArray[np.complex64]
@@ -253,20 +247,20 @@ class Glimpse:
     noise: Floats
 
 
-def _glimpse(view: Strip, shape: tuple[int, int]) -> Glimpse:
+def _glimpse(view: Strip, shape: tuple[int, int]) -> _Glimpse:
     """Padded to `shape`."""
     values, weight = _above_background(view), view.weight
     if weight is None:
         weight = np.ones(values.shape[1:], np.float32)
     p = values * weight
     noise = np.array([np.median(q * q) for q in p], np.float64)
-    return Glimpse(sf.rfft2(p, shape), sf.rfft2(p * p, shape), sf.rfft2(weight, shape), noise)
+    return _Glimpse(sf.rfft2(p, shape), sf.rfft2(p * p, shape), sf.rfft2(weight, shape), noise)
 
 # %% ../../nbs/05_mosaic/23_search.ipynb #e149009e
-def likeliest(a: Spectrum, b: Spectrum, plan: Search, centre: NDArray[np.int_]) -> Floats | None:
+def likeliest(a: Strip, b: Strip, plan: Search, centre: NDArray[np.int_]) -> Floats | None:
     """The displacement in bins where binned strips share most and differ least; None if nowhere the one outweighs the other."""
     total: Any = np.float32(0)
-    one, two = a.glimpse, b.glimpse
+    one, two = (_glimpse(s, plan.shape) for s in (a, b))
     both = one.weight * two.weight.conj()
     for c, noise in enumerate((one.noise + two.noise) / (2 * 0.455) + 1e-12):
         power = one.squares[c] * two.weight.conj() + one.weight * two.squares[c].conj()
