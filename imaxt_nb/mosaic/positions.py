@@ -22,8 +22,6 @@ from ..core.parameters import Parameters, param
 from ..core.progress import track
 from .calibration import Calibration
 from .distortion import Distortion
-from .gather import correct
-from .kernel import BLOCK
 from .neighbours import neighbours, stage_pixels
 from imaxt_nb.mosaic.orientation import (
     coarse_view,
@@ -35,7 +33,7 @@ from imaxt_nb.mosaic.orientation import (
 from .placement import Links, Placement, place
 from .radial_prior import unknown_distortion
 from .register import register_widening
-from .strips import Stabiliser, find_stabiliser
+from .strips import Stabiliser, stabiliser
 from imaxt_nb.mosaic.tile_tables import (
     SectionPlaces,
     drift_noted,
@@ -53,8 +51,8 @@ from ..sample.store import Sample
 from ..sample.tiles import RawTiles, TileSection, read_whole
 
 # %% auto #0
-__all__ = ['Floats', 'Warn', 'NO_DISTORTION', 'STRAIGHT', 'PlaceParameters', 'reader', 'stabiliser', 'place_section',
-           'orientation_of', 'place_sample']
+__all__ = ['Floats', 'Warn', 'NO_DISTORTION', 'STRAIGHT', 'PlaceParameters', 'reader', 'place_section', 'orientation_of',
+           'place_sample']
 
 # %% ../../nbs/05_mosaic/31_positions.ipynb #92f139b6
 Floats = NDArray[np.float64]
@@ -115,31 +113,6 @@ def reader(
         return np.stack([empty if i is None else i for i in images])
 
     return read
-
-# %% ../../nbs/05_mosaic/31_positions.ipynb #838bc219
-def _sampled(
-    section: TileSection, at: tuple[int, int, int], c: Calibration, turn: int
-) -> NDArray[np.float32] | None:
-    """Every 16th pixel of a corrected image (tile, plane, channel): of one piece of those that it lies in on disk, by `turn`."""
-    side, channel = section.pixels.chunks[-2], at[2]
-    first = turn % -(-c.tile_shape[0] // side) * side
-    rows, some = slice(first, first + side), (slice(None, None, 16),) * 2
-    found = read_whole(section, *at, rows)
-    if found is None:
-        return None
-    dark, flat = (None if a is None else a[channel, rows][some] for a in (c.dark, c.flat))
-    return correct(found[some], dark, flat, c.weight[rows][some])[0, :, :-BLOCK]
-
-
-def stabiliser(raw: RawTiles, channels: list[int], c: Calibration, most: int = 9) -> Stabiliser:
-    """The scale of intensities from some images of each channel, spread over the sample."""
-    images, sections = list[list[Any]](), [raw.section(n) for n in raw.sections]
-    for channel in channels:
-        there = [(s, *tp) for s in sections for tp in np.argwhere(s.present[:, :, channel])]
-        some = there[len(there) // (2 * most) :: -(-len(there) // most) or 1]
-        parts = [(s, (int(t), int(p), channel), c, k) for k, (s, t, p) in enumerate(some)]
-        images.append([_sampled(*part) for part in parts])
-    return find_stabiliser(images, step=1)
 
 # %% ../../nbs/05_mosaic/31_positions.ipynb #093e6621
 def _channel_calibration(c: Calibration, channels: list[int]) -> Calibration:

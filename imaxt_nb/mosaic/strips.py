@@ -17,9 +17,11 @@ from .calibration import Calibration
 from .filters import bin_mean
 from .gather import BAND, Box, accumulate, correct
 from .kernel import BLOCK
+from ..sample.tiles import RawTiles, TileSection, read_whole
 
 # %% auto #0
-__all__ = ['Pixels', 'ENOUGH_PX', 'overlap_boxes', 'Stabiliser', 'find_stabiliser', 'Strip', 'noise_of', 'cut_strip']
+__all__ = ['Pixels', 'ENOUGH_PX', 'overlap_boxes', 'Stabiliser', 'find_stabiliser', 'stabiliser', 'Strip', 'noise_of',
+           'cut_strip']
 
 # %% ../../nbs/05_mosaic/20_strips.ipynb #ec2b75e1
 def overlap_boxes(
@@ -70,6 +72,31 @@ def find_stabiliser(images: list[list[NDArray[Any] | None]], step: int = 16) -> 
         noise = (low - lower) / 0.93  # 0.5 % and 5 % of a normal distribution are 0.93 sigma apart
         zero.append(lower - noise - 0.5)
     return Stabiliser(np.array(zero, np.float32))
+
+# %% ../../nbs/05_mosaic/20_strips.ipynb #50ec036e
+def _sampled(
+    section: TileSection, at: tuple[int, int, int], c: Calibration, turn: int
+) -> NDArray[np.float32] | None:
+    """Every 16th pixel of a corrected image (tile, plane, channel): of one piece of those that it lies in on disk, by `turn`."""
+    side, channel = section.pixels.chunks[-2], at[2]
+    first = turn % -(-c.tile_shape[0] // side) * side
+    rows, some = slice(first, first + side), (slice(None, None, 16),) * 2
+    found = read_whole(section, *at, rows)
+    if found is None:
+        return None
+    dark, flat = (None if a is None else a[channel, rows][some] for a in (c.dark, c.flat))
+    return correct(found[some], dark, flat, c.weight[rows][some])[0, :, :-BLOCK]
+
+
+def stabiliser(raw: RawTiles, channels: list[int], c: Calibration, most: int = 9) -> Stabiliser:
+    """The scale of intensities from some images of each channel, spread over the sample."""
+    images, sections = list[list[Any]](), [raw.section(n) for n in raw.sections]
+    for channel in channels:
+        there = [(s, *tp) for s in sections for tp in np.argwhere(s.present[:, :, channel])]
+        some = there[len(there) // (2 * most) :: -(-len(there) // most) or 1]
+        parts = [(s, (int(t), int(p), channel), c, k) for k, (s, t, p) in enumerate(some)]
+        images.append([_sampled(*part) for part in parts])
+    return find_stabiliser(images, step=1)
 
 # %% ../../nbs/05_mosaic/20_strips.ipynb #8c78467e
 @dataclass(frozen=True)
