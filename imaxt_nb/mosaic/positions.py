@@ -116,7 +116,8 @@ def reader(
 
 # %% ../../nbs/05_mosaic/31_positions.ipynb #093e6621
 def _channel_calibration(c: Calibration, channels: list[int]) -> Calibration:
-    parts = {n: a for n, a in (("dark", c.dark), ("flat", c.flat)) if a is not None}
+    known = (("dark", c.dark), ("flat", c.flat))
+    parts: dict[str, Any] = {n: a for n, a in known if a is not None}
     every = all(channels == list(range(len(a))) for a in parts.values())
     return c if every else replace(c, **{n: a[channels] for n, a in parts.items()})
 

@@ -190,15 +190,15 @@ def _ideal(
     rows, cols = (box[1] - box[0]) // bins, (box[3] - box[2]) // bins
     values = np.empty((len(tile), rows, cols), np.float32)
     weight = np.empty((rows, cols), np.float32)
-    known: tuple[Any, ...] = (tile, c.dark, c.flat, c.weight)
-    if bins > 1:
-        known = (_Means(tile, c, bins), None, None, c.confidence(bins))
+    source = tile if bins == 1 else _Means(tile, c, bins)
+    dark, flat = (c.dark, c.flat) if bins == 1 else (None, None)  # the means are corrected
     step = max(1, step // bins)
     band = max(16, BAND // bins**2 // max(1, cols))
     for top in range(0, rows, band):
         num, den = np.zeros((2, len(tile), min(band, rows - top), cols), np.float32)
         place = (box[0] / bins + top, box[2] / bins)
-        accumulate(*known, c.lattice(step, bins), step, place, 3, num, den)
+        lattice, trust = c.lattice(step, bins), c.confidence(bins)
+        accumulate(source, dark, flat, trust, lattice, step, place, 3, num, den)
         _stabilise(num, den, root.zero, top, values, weight)
     return values, weight
 
@@ -227,5 +227,5 @@ def cut_strip(
         values = root(plain)
     rows = r0 + _pairs_of_rows(r1 - r0, 16 if (r1 - r0) * (c1 - c0) > ENOUGH_PX else 2)
     plain = _less_dark(tile, dark, (every, rows, slice(c0, c1)))
-    noise = noise_of(root(np.nan_to_num(plain)))
-    return Strip(values, None if weight.min() == 1 else weight, (r0, c0), noise / bins, bins)
+    noise = np.asarray(noise_of(root(np.nan_to_num(plain))) / bins, np.float32)
+    return Strip(values, None if weight.min() == 1 else weight, (r0, c0), noise, bins)
