@@ -45,7 +45,9 @@ def tiles_of(folder: Path) -> tuple[Any, Any, np.ndarray]:
     nominal = truth["nominal"]
     stage = {"tile": range(n), "stage_x_um": nominal[:, 1], "stage_y_um": nominal[:, 0]}
     section = SimpleNamespace(
-        table=pd.DataFrame(stage), present=np.ones((n, 1, 1), bool), read=lambda t, z, c: tiles[t]
+        table=pd.DataFrame(stage),
+        present=np.ones((n, 1, 1), bool),
+        read=lambda t, z, c, rows: tiles[t][rows],
     )
     raw = SimpleNamespace(
         sections=[1], section=lambda k: section, channels=[Channel("ch1")], pixel_um=(1.0, 1.0),

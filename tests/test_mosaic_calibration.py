@@ -45,8 +45,8 @@ class Section:
         self.number, self.pixels, self.table = number, pixels, table
         self.present = np.ones(pixels.shape[:3], bool)
 
-    def read(self, tile: int, plane: int, channel: int) -> np.ndarray:
-        return self.pixels[tile, plane, channel]
+    def read(self, tile: int, plane: int, channel: int, rows: slice = slice(None)) -> np.ndarray:
+        return self.pixels[tile, plane, channel, rows]
 
 
 def made(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import BadInput
 from .distortion import Distortion, read_distortion, write_distortion
+from .filters import bin_mean
 from ..sample.places import exists, is_finished, join, move_aside, publish, zarr_store
 
 # %% auto #0
@@ -43,16 +44,31 @@ class Calibration:
         """Rows and columns of a tile."""
         return int(self.weight.shape[0]), int(self.weight.shape[1])
 
-    def lattice(self, step: int = 16) -> Plane | None:
-        """The displacement that `mosaic.gather` reads, or None."""
-        made = self._lattices
-        if step not in made and self.distortion is not None:
-            made[step] = self.distortion.lattice(self.tile_shape, step)
-        return made.get(step)
+    def lattice(self, step: int = 16, bins: int = 1) -> Plane | None:
+        """The displacement that `mosaic.gather` reads, or None; of pixels that are means of `bins` x `bins`, in units of these."""
+        made, d = self._lattices, self.distortion
+        if d is not None and (step, bins) not in made:
+            if bins == 1:
+                made[step, bins] = d.lattice(self.tile_shape, step)
+            else:
+                nodes = [np.arange(-(-(n // bins - 1) // step) + 1) * step for n in self.tile_shape]
+                r, c = (bins * k + (bins - 1) / 2 for k in nodes)
+                made[step, bins] = (d.displacement(r[:, None], c) / bins).astype(np.float32)
+        return made.get((step, bins))
 
     @cached_property
-    def _lattices(self) -> dict[int, Plane]:
+    def _lattices(self) -> dict[tuple[int, int], Plane]:
         return {}
+
+    def confidence(self, bins: int) -> Plane:
+        """`weight` of means of `bins` x `bins` pixels."""
+        if bins not in self._confidences:
+            self._confidences[bins] = bin_mean(self.weight, bins)
+        return self._confidences[bins]
+
+    @cached_property
+    def _confidences(self) -> dict[int, Plane]:
+        return {1: self.weight}
 
     def check(self, n_channels: int, tile_shape: tuple[int, int], file: str | None = None) -> None:
         """`BadInput` unless this fits tiles of that many channels and that shape."""

@@ -83,7 +83,7 @@ def plot_flats(report: CalibrationReport, columns: int = 4) -> Figure:
 
 # %% ../../nbs/05_mosaic/19_calibration_plots.ipynb #57ca7e2a
 def channel_table(report: CalibrationReport) -> Any:
-    """A row a channel: pedestal, standard error of the flat, robust width of the overlaps' differences before and after it, in percent."""
+    """A row a channel: pedestal and its standard error, that of the flat, robust width of the overlaps' differences before and after it, in percent."""
     import pandas as pd
 
     errors = report.figures.get("flat_errors", [])
@@ -96,6 +96,7 @@ def channel_table(report: CalibrationReport) -> Any:
             [
                 name,
                 report.figures.get(f"pedestal {name}", np.nan),
+                report.figures.get(f"pedestal error {name}", np.nan),
                 100 * error,
                 *(100 * w for w in width),
             ]
@@ -103,6 +104,7 @@ def channel_table(report: CalibrationReport) -> Any:
     names = [
         "channel",
         "pedestal, ADU",
+        "its error, ADU",
         "error of the flat, %",
         "overlaps differ by, %",
         "after the flat, %",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..core.compiled import njit
 
 # %% auto #0
-__all__ = ['SPLINE_REACH', 'POLE', 'correlate', 'gaussian_taps', 'blur', 'shift', 'box_mean']
+__all__ = ['SPLINE_REACH', 'POLE', 'correlate', 'gaussian_taps', 'blur', 'shift', 'box_mean', 'bin_mean']
 
 # %% ../../nbs/05_mosaic/02_filters.ipynb #1b4040b7
 @njit
@@ -162,4 +162,31 @@ def box_mean(image: NDArray[Any], size: int) -> NDArray[np.float32]:
     a = np.ascontiguousarray(image, np.float32)
     out = np.empty_like(a)
     _box(a, int(size), out)
+    return out
+
+# %% ../../nbs/05_mosaic/02_filters.ipynb #8433f08b
+@njit(fastmath={"contract"})
+def _bin(values: Any, n: int, out: Any) -> None:
+    h, w = out.shape
+    line, part = np.empty(n * w, np.float32), np.float32(1.0 / (n * n))
+    for y in range(h):
+        for x in range(n * w):
+            line[x] = values[y * n, x]
+        for i in range(1, n):
+            row = values[y * n + i]
+            for x in range(n * w):
+                line[x] += row[x]
+        for x in range(w):
+            total = line[x * n]
+            for i in range(1, n):
+                total += line[x * n + i]
+            out[y, x] = total * part
+
+# %% ../../nbs/05_mosaic/02_filters.ipynb #3da46cff
+def bin_mean(values: NDArray[np.float32], n: int) -> NDArray[np.float32]:
+    """Means of n x n pixels of (..., y, x); rows and columns that are left over are dropped."""
+    *many, h, w = values.shape
+    out = np.empty((*many, h // n, w // n), np.float32)
+    for k in np.ndindex(*many):
+        _bin(values[k], n, out[k])
     return out

@@ -17,6 +17,7 @@ from imaxt_nb.mosaic.search import (
     Search,
     Spectrum,
     binned,
+    fine_bins,
     likeliest,
     search,
     spectrum,
@@ -113,7 +114,7 @@ def _second_look(
     sigma, n = sigma_for(snr, plan.bins), plan.bins
     away = np.array(a.origin) - np.array(b.origin)
     start = likeliest(fa.view, fb.view, plan, plan.centre(a, b))
-    offset = None if start is None else _sharp(a, b, start * n + away, sigma, n)
+    offset = None if start is None else _sharp(a, b, start * n + away, sigma, fine_bins(n))
     shown = 0.0 if offset is None else offset.signal
     if reason_against(offset, shown, plan.expected, plan.reach, LEAST_SIGNIFICANCE):
         return link
@@ -137,16 +138,20 @@ def _refine(
         return first
     sharp: Offset | None = first
     if not rich:
-        sharp = _sharp(a, b, first.displacement, sigma, n)
+        sharp = _sharp(a, b, first.displacement, sigma, fine_bins(n))
     elif n > 1 and sigma < 2 * n:
-        sharp = _half(a, b, first.displacement, sigma, n) or first
+        sharp = _half(a, b, first.displacement, sigma, fine_bins(n)) or first
     if sharp is None or sigma >= TOLERANT or sharp.agreement + 1.5 * sharp.agreement_err >= BENT:
         return sharp
     return _tolerant(a, b, sharp, n)
 
 # %% ../../nbs/05_mosaic/25_pairs.ipynb #d736148b
 def _tolerant(a: Strip, b: Strip, found: Offset, n: int) -> Offset:
-    """The offset of the whole overlap, blurred, if it agrees better so: judged without the borders, placed with them."""
+    """The offset of the whole overlap, blurred, if it agrees better so: judged without the borders, placed with them.
+
+    In the bins `n` of the search where these are as wide as the blur: large tiles, whose overlaps are dear.
+    """
+    n = n if n == TOLERANT else fine_bins(n)
     wide = _half(a, b, found.displacement, TOLERANT, n)
     if wide is None or wide.agreement <= found.agreement:
         return found
@@ -160,19 +165,19 @@ def _unbinned(found: Offset, n: int, away: Floats) -> Offset:
     return replace(found, displacement=at, covariance=found.covariance * n**2)
 
 
-def _at_half(a: Strip, b: Strip, start: Floats, n: int, measure: Measure) -> Offset | None:
-    """An offset from half the bins of the search: large tiles have more structure than a hundredth of a pixel asks for."""
-    m, away = max(1, n // 2), np.array(a.origin) - np.array(b.origin)
+def _in_bins(a: Strip, b: Strip, start: Floats, m: int, measure: Measure) -> Offset | None:
+    """An offset measured in bins of `m` px."""
+    away = np.array(a.origin) - np.array(b.origin)
     found = measure(binned(a, m), binned(b, m), (start - away) / m, m)
     return None if found is None else _unbinned(found, m, away)
 
 
-def _half(a: Strip, b: Strip, start: Floats, sigma: float, n: int) -> Offset | None:
-    return _at_half(a, b, start, n, lambda p, q, at, m: fine(p, q, at, max(1.0, sigma / m)))
+def _half(a: Strip, b: Strip, start: Floats, sigma: float, m: int) -> Offset | None:
+    return _in_bins(a, b, start, m, lambda p, q, at, m: fine(p, q, at, max(1.0, sigma / m)))
 
 
-def _sharp(a: Strip, b: Strip, start: Floats, sigma: float, n: int) -> Offset | None:
-    return _at_half(a, b, start, n, lambda p, q, at, m: sharpen(p, q, at, max(1.5, sigma / m)))
+def _sharp(a: Strip, b: Strip, start: Floats, sigma: float, m: int) -> Offset | None:
+    return _in_bins(a, b, start, m, lambda p, q, at, m: sharpen(p, q, at, max(1.5, sigma / m)))
 
 # %% ../../nbs/05_mosaic/25_pairs.ipynb #4bbe9851
 BENT, TOLERANT = (

@@ -22,8 +22,6 @@ from ..core.parameters import Parameters, param
 from ..core.progress import track
 from .calibration import Calibration
 from .distortion import Distortion
-from .gather import correct
-from .kernel import BLOCK
 from .neighbours import neighbours, stage_pixels
 from imaxt_nb.mosaic.orientation import (
     coarse_view,
@@ -35,7 +33,7 @@ from imaxt_nb.mosaic.orientation import (
 from .placement import Links, Placement, place
 from .radial_prior import unknown_distortion
 from .register import register_widening
-from .strips import Stabiliser, find_stabiliser
+from .strips import Stabiliser, stabiliser
 from imaxt_nb.mosaic.tile_tables import (
     SectionPlaces,
     drift_noted,
@@ -53,8 +51,8 @@ from ..sample.store import Sample
 from ..sample.tiles import RawTiles, TileSection, read_whole
 
 # %% auto #0
-__all__ = ['Floats', 'Warn', 'NO_DISTORTION', 'STRAIGHT', 'PlaceParameters', 'reader', 'stabiliser', 'place_section',
-           'orientation_of', 'place_sample']
+__all__ = ['Floats', 'Warn', 'NO_DISTORTION', 'STRAIGHT', 'PlaceParameters', 'reader', 'place_section', 'orientation_of',
+           'place_sample']
 
 # %% ../../nbs/05_mosaic/31_positions.ipynb #92f139b6
 Floats = NDArray[np.float64]
@@ -116,29 +114,12 @@ def reader(
 
     return read
 
-# %% ../../nbs/05_mosaic/31_positions.ipynb #838bc219
-def stabiliser(raw: RawTiles, channels: list[int], c: Calibration, most: int = 9) -> Stabiliser:
-    """The scale of intensities from some images of each channel, spread over the sample."""
-    images: list[list[Any]] = [[] for _ in channels]
-    sections, some = [raw.section(n) for n in raw.sections], (slice(None, None, 16),) * 2
-    for k, channel in enumerate(channels):
-        there = [(s, *tp) for s in sections for tp in np.argwhere(s.present[:, :, channel])]
-        for section, tile, plane in there[len(there) // (2 * most) :: -(-len(there) // most) or 1]:
-            found = read_whole(section, int(tile), int(plane), channel)
-            if found is None:
-                continue
-            dark, flat = (None if a is None else a[channel][some] for a in (c.dark, c.flat))
-            image = correct(found[some], dark, flat, c.weight[some])[0, :, :-BLOCK]
-            images[k].append(image)
-    return find_stabiliser(images, step=1)
-
 # %% ../../nbs/05_mosaic/31_positions.ipynb #093e6621
 def _channel_calibration(c: Calibration, channels: list[int]) -> Calibration:
-    return replace(
-        c,
-        dark=None if c.dark is None else c.dark[channels],
-        flat=None if c.flat is None else c.flat[channels],
-    )
+    known = (("dark", c.dark), ("flat", c.flat))
+    parts: dict[str, Any] = {n: a for n, a in known if a is not None}
+    every = all(channels == list(range(len(a))) for a in parts.values())
+    return c if every else replace(c, **{n: a[channels] for n, a in parts.items()})
 
 # %% ../../nbs/05_mosaic/31_positions.ipynb #ea3b485c
 def _stage_places(section: TileSection, raw: RawTiles, orientation: Any) -> Floats:

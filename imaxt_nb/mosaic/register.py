@@ -25,7 +25,7 @@ from imaxt_nb.mosaic.pairs import (
     stage_scatter,
     transform,
 )
-from .search import Floats, Search, Spectrum, plan_search
+from .search import Floats, Search, Spectrum, fine_bins, plan_search
 from .strips import Stabiliser, Strip, cut_strip, overlap_boxes
 
 # %% auto #0
@@ -94,13 +94,10 @@ class _Stream:
         for index, side in np.argwhere(self.pairs == tile) if image is not None else ():
             plan = self.plans[index]
             if plan is not None and image is not None:
-                out.append(
-                    (
-                        int(index),
-                        int(side),
-                        cut_strip(image, plan[side], self.calibration, self.root),
-                    )
-                )
+                known, n = (self.calibration, self.root), plan[2].bins
+                bins = fine_bins(n) if n % fine_bins(n) == 0 else 1
+                strip = cut_strip(image, plan[side], *known, bins=bins)
+                out.append((int(index), int(side), strip))
         return out
 
     def jobs(self, order: Ints, pool: ThreadPoolExecutor, batch: int) -> Iterator[list[_Job]]:

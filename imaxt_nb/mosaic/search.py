@@ -14,14 +14,13 @@ import scipy.fft as sf
 from numpy.typing import NDArray
 from scipy import ndimage as ndi
 
-from ..core.compiled import njit
-from .filters import blur, box_mean
+from .filters import bin_mean, blur, box_mean
 from .gather import Box
 from .strips import Pixels, Strip
 
 # %% auto #0
 __all__ = ['HIGH_PASS', 'TAPER', 'RINGS', 'SHARE_BOX', 'FULL', 'COARSE_BLUR', 'Floats', 'MISMATCH', 'BLOCK', 'flatten', 'share',
-           'bin_mean', 'binned', 'Spectrum', 'spectrum', 'Peak', 'correlate', 'find_peaks', 'Search', 'plan_search',
+           'binned', 'Spectrum', 'spectrum', 'Peak', 'correlate', 'find_peaks', 'Search', 'fine_bins', 'plan_search',
            'search', 'likeliest']
 
 # %% ../../nbs/05_mosaic/23_search.ipynb #8ebe2c97
@@ -54,40 +53,14 @@ def share(band: Pixels, noise: float, size: float) -> Pixels | None:
     return None if part.mean() > FULL else np.asarray(part, np.float32)
 
 # %% ../../nbs/05_mosaic/23_search.ipynb #c791a512
-@njit(fastmath={"contract"})
-def _bin(values: Any, n: int, out: Any) -> None:
-    h, w = out.shape
-    line, part = np.empty(n * w, np.float32), np.float32(1.0 / (n * n))
-    for y in range(h):
-        for x in range(n * w):
-            line[x] = values[y * n, x]
-        for i in range(1, n):
-            row = values[y * n + i]
-            for x in range(n * w):
-                line[x] += row[x]
-        for x in range(w):
-            total = line[x * n]
-            for i in range(1, n):
-                total += line[x * n + i]
-            out[y, x] = total * part
-
-# %% ../../nbs/05_mosaic/23_search.ipynb #516c8dcd
-def bin_mean(values: Pixels, n: int) -> Pixels:
-    """Means of n x n pixels of (..., y, x); rows and columns that are left over are dropped."""
-    *many, h, w = values.shape
-    out = np.empty((*many, h // n, w // n), np.float32)
-    for k in np.ndindex(*many):
-        _bin(values[k], n, out[k])
-    return out
-
-# %% ../../nbs/05_mosaic/23_search.ipynb #d0b17bc8
 def binned(strip: Strip, n: int) -> Strip:
-    """A strip in bins of n px; its first bin begins at the strip's first pixel, and its origin is 0."""
-    if n == 1:
+    """A strip in bins of n px, a multiple of its own; its first bin begins at the strip's first pixel, and its origin is 0."""
+    k = n // strip.bins
+    if k == 1:
         return replace(strip, origin=(0, 0))
-    weight = None if strip.weight is None else bin_mean(strip.weight, n)
-    noise = np.asarray(strip.noise / n, np.float32)
-    return Strip(bin_mean(strip.values, n), weight, (0, 0), noise)
+    weight = None if strip.weight is None else bin_mean(strip.weight, k)
+    noise = np.asarray(strip.noise / k, np.float32)
+    return Strip(bin_mean(strip.values, k), weight, (0, 0), noise, n)
 
 
 def _taper(n: int) -> Pixels:
@@ -122,7 +95,7 @@ def spectrum(strip: Strip, shape: tuple[int, int], bins: int) -> Spectrum:
     """The spectrum of a strip padded to `shape`, which must hold the strip and the shifts that are searched."""
     view = binned(strip, bins)
     values, weight = view.values, view.weight
-    own = (strip.noise / bins) ** 2
+    own = view.noise**2
     flat = [flatten(v, weight, HIGH_PASS) for v in values]
     shares = [_window(f, float(q)) for f, q in zip(flat, own, strict=True)]
     windows = _taper(values.shape[1])[:, None] * _taper(values.shape[2]) * np.stack(shares)
@@ -213,6 +186,11 @@ class Search:
         return np.round(shift / self.bins).astype(int)
 
 # %% ../../nbs/05_mosaic/23_search.ipynb #8e248c3d
+def fine_bins(bins: int) -> int:
+    """The bins of the final offset, px: large tiles have more structure than a hundredth of a pixel asks for."""
+    return max(1, bins // 2)
+
+
 def plan_search(a: Box, b: Box, expected: Floats, reach: int) -> Search:
     """A search between strips with boxes `a` and `b` of tiles that should lie `expected` px apart."""
     rows, cols = max(a[1] - a[0], b[1] - b[0]), max(a[3] - a[2], b[3] - b[2])
@@ -236,6 +214,12 @@ MISMATCH = 10.0  # lambda
 BLOCK = 64  # bins
 
 
+def _dark(piece: Pixels) -> float:
+    """The value that a quarter of the pixels are below."""
+    k = (piece.size - 1) // 4
+    return float(np.partition(piece, k, axis=None)[k])
+
+
 def _above_background(view: Strip) -> Pixels:
     """(c, y, x) less the dark level of stretches of `BLOCK` bins along the longer side, softened."""
     long = int(view.values.shape[2] >= view.values.shape[1]) + 1
@@ -243,7 +227,7 @@ def _above_background(view: Strip) -> Pixels:
     out = np.empty(view.values.shape, np.float32)
     for c, image in enumerate(view.values):
         pieces = np.array_split(image, n, axis=long - 1)
-        dark = ndi.median_filter([float(np.percentile(p, 25)) for p in pieces], 5, mode="nearest")
+        dark = ndi.median_filter([_dark(p) for p in pieces], 5, mode="nearest")
         ends = np.cumsum([p.shape[long - 1] for p in pieces])
         middles = ends - np.diff(ends, prepend=0) / 2
         level = np.interp(np.arange(ends[-1]), middles, dark).astype(np.float32)
@@ -253,20 +237,36 @@ def _above_background(view: Strip) -> Pixels:
     return out
 
 # %% ../../nbs/05_mosaic/23_search.ipynb #8108d609
+@dataclass(frozen=True)
+class _Glimpse:
+    """Transforms (c, ky, kx) of a binned strip above its background and of its square, of its weight (ky, kx); median square (c,)."""
+
+    values: NDArray[np.complex64]
+    squares: NDArray[np.complex64]
+    weight: NDArray[np.complex64]
+    noise: Floats
+
+
+def _glimpse(view: Strip, shape: tuple[int, int]) -> _Glimpse:
+    """Padded to `shape`."""
+    values, weight = _above_background(view), view.weight
+    if weight is None:
+        weight = np.ones(values.shape[1:], np.float32)
+    p = values * weight
+    noise = np.array([np.median(q * q) for q in p], np.float64)
+    return _Glimpse(sf.rfft2(p, shape), sf.rfft2(p * p, shape), sf.rfft2(weight, shape), noise)
+
+# %% ../../nbs/05_mosaic/23_search.ipynb #e149009e
 def likeliest(a: Strip, b: Strip, plan: Search, centre: NDArray[np.int_]) -> Floats | None:
     """The displacement in bins where binned strips share most and differ least; None if nowhere the one outweighs the other."""
     total: Any = np.float32(0)
-    one, two = _above_background(a), _above_background(b)
-    wa, wb = (
-        np.ones(s.values.shape[1:], np.float32) if s.weight is None else s.weight for s in (a, b)
-    )
-    fwa, fwb = sf.rfft2(wa, plan.shape), sf.rfft2(wb, plan.shape)
-    for p, q in zip(one * wa, two * wb, strict=True):
-        noise = float(np.median(p * p) + np.median(q * q)) / (2 * 0.455) + 1e-12
-        fp, fq = sf.rfft2(p, plan.shape), sf.rfft2(q, plan.shape)
-        power = sf.rfft2(p * p, plan.shape) * fwb.conj() + fwa * sf.rfft2(q * q, plan.shape).conj()
-        against = power / 2 - noise * fwa * fwb.conj()
-        total = total + ((1 + MISMATCH) * fp * fq.conj() - MISMATCH * against) / noise
+    one, two = (_glimpse(s, plan.shape) for s in (a, b))
+    both = one.weight * two.weight.conj()
+    for c, noise in enumerate((one.noise + two.noise) / (2 * 0.455) + 1e-12):
+        power = one.squares[c] * two.weight.conj() + one.weight * two.squares[c].conj()
+        against = power / 2 - np.float32(noise) * both
+        shared = (1 + MISMATCH) * one.values[c] * two.values[c].conj()
+        total = total + (shared - MISMATCH * against) / np.float32(noise)
     z = sf.irfft2(total, plan.shape)
     peak = find_peaks(z, centre, plan.reach // plan.bins + 1, most=1)[0]
     at = np.round(peak.displacement).astype(int) % np.array(z.shape)

@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 from ..core.compiled import njit
 from ..core.errors import BadInput
 from .calibration import Calibration
+from .filters import bin_mean
 from .gather import BAND, Box, accumulate, correct
 from .kernel import BLOCK
+from ..sample.tiles import RawTiles, TileSection, read_whole
 
 # %% auto #0
-__all__ = ['Pixels', 'ENOUGH_PX', 'overlap_boxes', 'Stabiliser', 'find_stabiliser', 'Strip', 'noise_of', 'cut_strip']
+__all__ = ['Pixels', 'ENOUGH_PX', 'overlap_boxes', 'Stabiliser', 'find_stabiliser', 'stabiliser', 'Strip', 'noise_of',
+           'cut_strip']
 
 # %% ../../nbs/05_mosaic/20_strips.ipynb #ec2b75e1
 def overlap_boxes(
@@ -70,18 +73,44 @@ def find_stabiliser(images: list[list[NDArray[Any] | None]], step: int = 16) -> 
         zero.append(lower - noise - 0.5)
     return Stabiliser(np.array(zero, np.float32))
 
+# %% ../../nbs/05_mosaic/20_strips.ipynb #50ec036e
+def _sampled(
+    section: TileSection, at: tuple[int, int, int], c: Calibration, turn: int
+) -> NDArray[np.float32] | None:
+    """Every 16th pixel of a corrected image (tile, plane, channel): of one piece of those that it lies in on disk, by `turn`."""
+    side, channel = section.pixels.chunks[-2], at[2]
+    first = turn % -(-c.tile_shape[0] // side) * side
+    rows, some = slice(first, first + side), (slice(None, None, 16),) * 2
+    found = read_whole(section, *at, rows)
+    if found is None:
+        return None
+    dark, flat = (None if a is None else a[channel, rows][some] for a in (c.dark, c.flat))
+    return correct(found[some], dark, flat, c.weight[rows][some])[0, :, :-BLOCK]
+
+
+def stabiliser(raw: RawTiles, channels: list[int], c: Calibration, most: int = 9) -> Stabiliser:
+    """The scale of intensities from some images of each channel, spread over the sample."""
+    images, sections = list[list[Any]](), [raw.section(n) for n in raw.sections]
+    for channel in channels:
+        there = [(s, *tp) for s in sections for tp in np.argwhere(s.present[:, :, channel])]
+        some = there[len(there) // (2 * most) :: -(-len(there) // most) or 1]
+        parts = [(s, (int(t), int(p), channel), c, k) for k, (s, t, p) in enumerate(some)]
+        images.append([_sampled(*part) for part in parts])
+    return find_stabiliser(images, step=1)
+
 # %% ../../nbs/05_mosaic/20_strips.ipynb #8c78467e
 @dataclass(frozen=True)
 class Strip:
     """`values` (c, rows, cols) on the stabilised scale, `weight` (rows, cols) from 0 to 1 or None where all are 1.
 
-    `origin`: ideal (row, column) of pixel (0, 0); `noise` (c,): standard deviation of a pixel's noise.
+    `origin`: ideal (row, column) px where it begins; `noise` (c,): standard deviation of a pixel's noise; `bins`: px a side of its pixels.
     """
 
     values: Pixels
     weight: Pixels | None
     origin: tuple[int, int]
     noise: Pixels
+    bins: int = 1
 
 # %% ../../nbs/05_mosaic/20_strips.ipynb #8b34530a
 def noise_of(values: Pixels) -> Pixels:
@@ -133,33 +162,62 @@ def _stabilise(num: Any, den: Any, zero: Any, top: int, values: Any, weight: Any
                     values[c, top + i, j] = none
 
 # %% ../../nbs/05_mosaic/20_strips.ipynb #8e779e35
+class _Means:
+    """Corrected means of `bins` x `bins` pixels of a tile: an array (c, y, x) that is made where it is asked for."""
+
+    ndim = 3
+
+    def __init__(self, tile: NDArray[Any], c: Calibration, bins: int) -> None:
+        self.tile, self.known, self.bins = tile, (c.dark, c.flat, c.weight), bins
+        self.shape = (len(tile), *(n // bins for n in tile.shape[1:]))
+
+    def __getitem__(self, cut: Any) -> Pixels:
+        n, (rows, columns) = self.bins, cut[-2:]
+        fine = (
+            ...,
+            slice(n * rows.start, n * rows.stop),
+            slice(n * columns.start, n * columns.stop),
+        )
+        known = (None if a is None else a[fine] for a in self.known)
+        means = bin_mean(correct(self.tile[fine], *known), n)
+        return means[..., : columns.stop - columns.start]
+
+# %% ../../nbs/05_mosaic/20_strips.ipynb #152b74e9
 def _ideal(
-    tile: NDArray[Any], box: Box, calibration: Calibration, root: Stabiliser, step: int
+    tile: NDArray[Any], box: Box, c: Calibration, root: Stabiliser, step: int, bins: int
 ) -> tuple[Pixels, Pixels]:
-    """A strip's values and weights at ideal places; in bands that stay in the processor's cache."""
-    rows, cols, lattice = box[1] - box[0], box[3] - box[2], calibration.lattice(step)
+    """A strip's values and weights at ideal places, in pixels of `bins` px; in bands that stay in the processor's cache."""
+    rows, cols = (box[1] - box[0]) // bins, (box[3] - box[2]) // bins
     values = np.empty((len(tile), rows, cols), np.float32)
     weight = np.empty((rows, cols), np.float32)
-    band = max(16, BAND // max(1, cols))
+    source = tile if bins == 1 else _Means(tile, c, bins)
+    dark, flat = (c.dark, c.flat) if bins == 1 else (None, None)  # the means are corrected
+    step = max(1, step // bins)
+    band = max(16, BAND // bins**2 // max(1, cols))
     for top in range(0, rows, band):
         num, den = np.zeros((2, len(tile), min(band, rows - top), cols), np.float32)
-        known = (calibration.dark, calibration.flat, calibration.weight, lattice, step)
-        accumulate(tile, *known, (box[0] + top, box[2]), 3, num, den)
+        place = (box[0] / bins + top, box[2] / bins)
+        lattice, trust = c.lattice(step, bins), c.confidence(bins)
+        accumulate(source, dark, flat, trust, lattice, step, place, 3, num, den)
         _stabilise(num, den, root.zero, top, values, weight)
     return values, weight
 
-# %% ../../nbs/05_mosaic/20_strips.ipynb #152b74e9
+# %% ../../nbs/05_mosaic/20_strips.ipynb #b47a82aa
 def cut_strip(
-    tile: NDArray[Any], box: Box, calibration: Calibration, root: Stabiliser, step: int = 16
-) -> Strip:
-    """A strip of a raw tile (c, y, x); NaN pixels and those of no confidence get no weight."""
+    tile: NDArray[Any], box: Box, calibration: Calibration, root: Stabiliser, step: int = 16, bins: int = 1
+) -> Strip:  # fmt: skip
+    """A strip of a raw tile (c, y, x); NaN pixels and those of no confidence get no weight.
+
+    `bins`: px a side of its pixels where they are gathered, at places of ideal pixels; those that are only cut out stay as they are.
+    """
     if tile.shape[1:] != calibration.tile_shape:
         raise BadInput("wrong tile size", found=tile.shape[1:], expected=calibration.tile_shape)
     r0, r1, c0, c1 = box
     dark, every = calibration.dark, slice(None)
     if calibration.distortion is not None or calibration.flat is not None:
-        values, weight = _ideal(tile, box, calibration, root, step)
+        values, weight = _ideal(tile, box, calibration, root, step, bins)
     else:
+        bins = 1
         plain = _less_dark(tile, dark, (every, slice(r0, r1), slice(c0, c1)))
         weight = calibration.weight[r0:r1, c0:c1]
         bad = ~np.isfinite(plain).all(axis=0)
@@ -169,5 +227,5 @@ def cut_strip(
         values = root(plain)
     rows = r0 + _pairs_of_rows(r1 - r0, 16 if (r1 - r0) * (c1 - c0) > ENOUGH_PX else 2)
     plain = _less_dark(tile, dark, (every, rows, slice(c0, c1)))
-    noise = noise_of(root(np.nan_to_num(plain)))
-    return Strip(values, None if weight.min() == 1 else weight, (r0, c0), noise)
+    noise = np.asarray(noise_of(root(np.nan_to_num(plain))) / bins, np.float32)
+    return Strip(values, None if weight.min() == 1 else weight, (r0, c0), noise, bins)

@@ -92,8 +92,8 @@ class TileSection:
     present: NDArray[np.bool_]
     pixels: Any
 
-    def read(self, tile: int, plane: int, channel: int) -> NDArray[Any]:
-        """An image (y, x), native dtype; `BadInput` if it isn't there, or its chunk is damaged."""
+    def read(self, tile: int, plane: int, channel: int, rows: slice = slice(None)) -> NDArray[Any]:
+        """An image (y, x), or `rows` of it, native dtype; `BadInput` if it isn't there, or its chunk is damaged."""
         inside = all(
             0 <= i < n for i, n in zip((tile, plane, channel), self.present.shape, strict=True)
         )
@@ -104,7 +104,7 @@ class TileSection:
                 found=f"tile {tile}, plane {plane}, channel {channel}",
                 expected="one that `present` (tile, plane, c) tells",
             )
-        return self._part(tile, plane, channel, slice(None))
+        return self._part(tile, plane, channel, rows)
 
     def _part(self, tile: int, plane: int, channel: int, rows: slice) -> NDArray[Any]:
         try:
@@ -140,10 +140,12 @@ class TileSection:
         return found, damage
 
 # %% ../../nbs/01_sample/10_tiles.ipynb #210d1eba
-def read_whole(section: Any, tile: int, plane: int, channel: int) -> NDArray[Any] | None:
-    """`section.read(tile, plane, channel)`; None for an image that is missing or damaged."""
+def read_whole(
+    section: Any, tile: int, plane: int, channel: int, rows: slice = slice(None)
+) -> NDArray[Any] | None:
+    """`section.read(tile, plane, channel, rows)`; None for an image that is missing or damaged."""
     try:
-        return np.asarray(section.read(tile, plane, channel))
+        return np.asarray(section.read(tile, plane, channel, rows))
     except BadInput:
         return None
 
