@@ -122,8 +122,8 @@ def calibrate_tiles(
 # %% ../../nbs/05_mosaic/18_calibrate.ipynb #547ea9be
 def _look(
     tiles: TileChoice, names: list[str], p: CalibrateParameters, size: int, warn: Warn
-) -> tuple[list[Any], list[float], list[float]]:
-    """Summaries of the chosen tiles of each channel (none if it is dark), the pedestal that their noise tells, and its error."""
+) -> tuple[list[Any], list[float], list[tuple[float, float]]]:
+    """Summaries of the chosen tiles of each channel (none if it is dark), the pedestal that their noise tells, its error and the units a photon."""
     summaries, crude, doubts = [], [], []
     for c, name in enumerate(names):
         found, few, places = list[TileSummary](), list[NDArray[Any]](), list[int]()
@@ -142,7 +142,8 @@ def _look(
             warn(f"channel {name}: nothing but zeros, its flat is 1")
         transfer = photon_transfer(few) if p.pedestal is None and few else None
         crude.append(p.pedestal if p.pedestal is not None else transfer[0] if transfer else 0.0)
-        doubts.append(0.0 if p.pedestal is not None else transfer[1] if transfer else np.inf)
+        unknown = 0.0 if p.pedestal is not None else np.inf
+        doubts.append(transfer[1:] if transfer else (unknown, np.inf))
         summaries.append(found)
     return summaries, crude, doubts
 
@@ -192,14 +193,14 @@ def _overlaps(
 
 # %% ../../nbs/05_mosaic/18_calibrate.ipynb #9221d071
 def _flats(
-    summaries: list[list[TileSummary]], crude: list[float], doubts: list[float], tiles: TileChoice, margins: Margins, size: int,
+    summaries: list[list[TileSummary]], crude: list[float], doubts: list[tuple[float, float]], tiles: TileChoice, margins: Margins, size: int,
     p: CalibrateParameters, report: CalibrationReport, warn: Warn,
 ) -> None:  # fmt: skip
     """Pedestal and flat of each channel, into the report."""
     shape = tiles.raw.tile_shape
     dark, flat = (np.full((len(summaries), *shape), v, np.float32) for v in (0, 1))
     errors: list[float | None] = []
-    for c, (found, first, doubt) in enumerate(zip(summaries, crude, doubts, strict=True)):
+    for c, (found, first, (noise, photon)) in enumerate(zip(summaries, crude, doubts, strict=True)):
         name = report.channels[c]
         cells, more = _cells(tiles, c, report, margins) if found else [np.zeros((6, 0))] * 2
         report.cells.append(cells)
@@ -210,7 +211,7 @@ def _flats(
         level = float(np.percentile([np.nanmedian(t.bins) for t in found], 10)) - first
         tails = stray_tails(report.strays[c], margins, p.stray_tolerance)
         over = partial(overlap_flat, cells, shape, 4, tails=tails)
-        value, doubt, known = pedestal_of(over(p.pedestal), first, doubt, level)
+        value, doubt, known = pedestal_of(over(p.pedestal), first, noise, level, photon)
         dark[c] = value
         report.figures[f"pedestal {name}"] = round(value, 3)
         report.figures[f"pedestal error {name}"] = round(doubt, 3)

@@ -18,7 +18,7 @@ from .flat import Floats, TileSummary, stack_flat, stretch
 from .overlap_flat import OverlapFlat, no_overlaps, overlap_cells, with_tiles
 from .overlap_shifts import Pair
 from .patches import Margins
-from .stray import Stray, stray_light
+from .stray import DOUBT, Stray, stray_light
 
 # %% auto #0
 __all__ = ['Overlaps', 'COMMON', 'BENT', 'check_engine', 'channel_flat', 'pair_cells', 'crop', 'pedestal_of', 'by_place',
@@ -107,14 +107,15 @@ def crop(t: TileSummary, margins: Margins, size: int) -> TileSummary:
     return TileSummary(bins, columns, rows)
 
 # %% ../../nbs/05_mosaic/17_calibrate_flats.ipynb #9db7ae84
-BENT = 0.01  # of the dimmest tiles: what the model of overlaps is wrong by in the pedestal
+BENT = 0.01  # of the dimmest tiles: what the model of overlaps is wrong by in the pedestal, up to `DOUBT` of a photon
 
 
 def pedestal_of(
-    over: OverlapFlat | None, first: float, doubt: float, level: float
+    over: OverlapFlat | None, first: float, doubt: float, level: float, photon: float = np.inf
 ) -> tuple[float, float, bool]:
     """The pedestal from overlaps and from noise (`first` +- `doubt`), its standard error, and whether overlaps tell it well enough.
 
+    level : of the dimmest tiles; photon : units of the tiles that one makes.
     Where the two disagree by more than their errors, neither is believed to its own: the error grows in proportion.
     """
     worst = max(level, 1e-6) / 3  # nothing is known but that there is some light
@@ -122,7 +123,7 @@ def pedestal_of(
         return first, min(doubt, worst), False
     if over.pedestal_error == 0:  # given
         return over.pedestal, 0.0, True
-    told = np.hypot(over.pedestal_error, BENT * level)
+    told = np.hypot(over.pedestal_error, min(BENT * level, DOUBT * photon))
     a, b = 1 / told**2, 1 / doubt**2
     apart = abs(over.pedestal - first) / np.hypot(told, doubt)
     error = max(1.0, float(apart)) / np.sqrt(a + b)

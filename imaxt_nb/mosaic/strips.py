@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,9 @@ from .calibration import Calibration
 from .filters import bin_mean
 from .gather import BAND, Box, accumulate, correct
 from .kernel import BLOCK
-from ..sample.tiles import RawTiles, TileSection, read_whole
+
+if TYPE_CHECKING:
+    from imaxt_nb.sample.tiles import RawTiles, TileSection
 
 # %% auto #0
 __all__ = ['Pixels', 'ENOUGH_PX', 'overlap_boxes', 'Stabiliser', 'find_stabiliser', 'stabiliser', 'Strip', 'noise_of',
@@ -78,6 +80,8 @@ def _sampled(
     section: TileSection, at: tuple[int, int, int], c: Calibration, turn: int
 ) -> NDArray[np.float32] | None:
     """Every 16th pixel of a corrected image (tile, plane, channel): of one piece of those that it lies in on disk, by `turn`."""
+    from imaxt_nb.sample.tiles import read_whole  # and pandas, which offsets alone do without
+
     side, channel = section.pixels.chunks[-2], at[2]
     first = turn % -(-c.tile_shape[0] // side) * side
     rows, some = slice(first, first + side), (slice(None, None, 16),) * 2
