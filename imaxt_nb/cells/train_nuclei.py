@@ -93,6 +93,40 @@ def prepare(items: Sequence[Labelled], groups: Sequence[str]) -> list[Prepared]:
     return made
 
 # %% ../../nbs/08_cells/15_train_nuclei.ipynb #a606cb9e
+@dataclass(frozen=True)
+class _Draws:
+    """Draws of a patch: fields by group, how often a group is drawn, and the side of a patch."""
+
+    groups: list[list[Prepared]]
+    chance: NDArray[np.float64]
+    side: int
+
+    def field(self, rng: np.random.Generator) -> tuple[Plane, NDArray[np.int32]]:
+        """Part of a field, its nuclei brought to about the model's size."""
+        some = self.groups[int(rng.choice(len(self.groups), p=self.chance))]
+        field = some[int(rng.integers(len(some)))]
+        zoom = MODEL_PX * np.exp(rng.uniform(*np.log(SCALES))) / field.diameter_px
+        return take_patch(rng, field.image, field.labels, self.side, zoom)
+
+    def patch(self, rng: np.random.Generator) -> tuple[Plane, NDArray[np.int32]]:
+        """A field, drawn nuclei or empty light; crowded, thinned out and photographed anew by chance."""
+        shape, kind = (self.side, self.side), rng.random()
+        if kind < EMPTY_SHARE:
+            image, grain = empty_light(rng, shape), random_grain(rng, MODEL_PX)
+            return photograph(rng, image, 1.0, 1.0, grain), np.zeros(shape, np.int32)
+        if kind < EMPTY_SHARE + DRAWN_SHARE:
+            wanted = MODEL_PX * np.exp(rng.uniform(*np.log(SCALES)))
+            image, labels = drawn_nuclei(rng, shape, wanted)
+        else:
+            image, labels = self.field(rng)
+            if rng.random() < CROWDED_SHARE:
+                image, labels = crowd(image, labels, *self.field(rng))
+        hard = rng.random() < HARD_SHARE
+        if hard and rng.random() < SPARSE_SHARE:
+            image, labels = thin_out(rng, image, labels)
+        return augment_light(rng, image, labels, hard), labels
+
+# %% ../../nbs/08_cells/15_train_nuclei.ipynb #fdd84252
 def star_examples(
     fields: Sequence[Prepared], settings: TrainingSettings, config: UNetConfig = NUCLEI_UNET
 ) -> Callable[[int], Example]:
@@ -107,40 +141,15 @@ def star_examples(
     of_group: dict[str, list[Prepared]] = {}
     for f in fields:
         of_group.setdefault(f.group, []).append(f)
-    names = sorted(of_group)
-    weight = np.sqrt([len(of_group[n]) for n in names])
+    groups = [of_group[name] for name in sorted(of_group)]
+    weight = np.sqrt([len(some) for some in groups])
+    draws = _Draws(groups, weight / weight.sum(), settings.patch_px)
     rays = config.outputs[1].channels
-
-    def draw(rng: np.random.Generator) -> tuple[Plane, NDArray[np.int32]]:
-        some = of_group[names[int(rng.choice(len(names), p=weight / weight.sum()))]]
-        field = some[int(rng.integers(len(some)))]
-        wanted = MODEL_PX * np.exp(rng.uniform(*np.log(SCALES)))
-        return take_patch(
-            rng, field.image, field.labels, settings.patch_px, wanted / field.diameter_px
-        )
-
-    def patch(rng: np.random.Generator) -> tuple[Plane, NDArray[np.int32]]:
-        shape = (settings.patch_px, settings.patch_px)
-        kind = rng.random()
-        if kind < EMPTY_SHARE:
-            image, grain = empty_light(rng, shape), random_grain(rng, MODEL_PX)
-            return photograph(rng, image, 1.0, 1.0, grain), np.zeros(shape, np.int32)
-        if kind < EMPTY_SHARE + DRAWN_SHARE:
-            image, labels = drawn_nuclei(
-                rng, shape, MODEL_PX * np.exp(rng.uniform(*np.log(SCALES)))
-            )
-        else:
-            image, labels = draw(rng)
-            if rng.random() < CROWDED_SHARE:
-                image, labels = crowd(image, labels, *draw(rng))
-        hard = rng.random() < HARD_SHARE
-        if hard and rng.random() < SPARSE_SHARE:
-            image, labels = thin_out(rng, image, labels)
-        return augment_light(rng, image, labels, hard), labels
 
     def examples(step: int) -> Example:
         made = [
-            patch(np.random.default_rng([settings.seed, step, k])) for k in range(settings.batch)
+            draws.patch(np.random.default_rng([settings.seed, step, k]))
+            for k in range(settings.batch)
         ]
         targets = [star_targets(labels, rays, config.grid) for _, labels in made]
         y = {"prob": np.stack([p for p, _ in targets]), "dist": np.stack([d for _, d in targets])}

@@ -144,6 +144,15 @@ def region_image(
     return np.concatenate([counted, seen]), (BEAD_MARKER, *markers)
 
 # %% ../../nbs/03_simulate/22_slides.ipynb #4be069c6
+def _write_truth(folder: Path, rows: dict[str, list[pd.DataFrame]], about: dict[str, Any]) -> None:
+    """`folder/<table>.parquet` of the tables that have any rows, and params.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for table, parts in rows.items():
+        if parts:
+            pd.concat(parts, ignore_index=True).to_parquet(folder / f"{table}.parquet")
+    write_json(folder / "params.json", about)
+
+# %% ../../nbs/03_simulate/22_slides.ipynb #cd3a9b1f
 def simulate_slides(
     out: str | os.PathLike[str],
     source: str | os.PathLike[str],
@@ -179,17 +188,8 @@ def simulate_slides(
             made["regions"] = _region(folder, name, cut, box.region_um, key)
         for table, part in made.items():
             rows[table].append(part)
-    (folder / "truth").mkdir(parents=True, exist_ok=True)
-    for table, parts in rows.items():
-        if parts:
-            pd.concat(parts, ignore_index=True).to_parquet(folder / "truth" / f"{table}.parquet")
-    about: dict[str, Any] = {
-        "seed": seed,
-        "slice_um": thickness,
-        "box": asdict(box),
-        "scanner": asdict(scanner),
-    }
-    write_json(folder / "truth" / "params.json", about | {"source": truth.params})
+    about: dict[str, Any] = {"seed": seed, "slice_um": thickness, "box": asdict(box), "scanner": asdict(scanner)}  # fmt: skip
+    _write_truth(folder / "truth", rows, about | {"source": truth.params})
     return folder
 
 # %% ../../nbs/03_simulate/22_slides.ipynb #71be7c53
