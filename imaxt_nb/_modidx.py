@@ -4270,6 +4270,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'imaxt_nb/simulate/imc_scenes.py'),
                                               'imaxt_nb.simulate.imc_scenes.expose': ( '03_simulate/imc_scenes.html#expose',
                                                                                        'imaxt_nb/simulate/imc_scenes.py'),
+                                              'imaxt_nb.simulate.imc_scenes.mixed_scene': ( '03_simulate/imc_scenes.html#mixed_scene',
+                                                                                            'imaxt_nb/simulate/imc_scenes.py'),
                                               'imaxt_nb.simulate.imc_scenes.random_scene': ( '03_simulate/imc_scenes.html#random_scene',
                                                                                              'imaxt_nb/simulate/imc_scenes.py')},
             'imaxt_nb.simulate.layout': { 'imaxt_nb.simulate.layout.Field': ( '03_simulate/layout.html#field',
