@@ -166,11 +166,15 @@ def test_what_is_wrong_with_every_region_is_said_once(region, tmp_path) -> None:
     empty = [raw(region, f"e{k}", status="empty", data=None, note="no signal") for k in range(7)]
     wrong = SegmentParameters(nuclear_channel="DNA3")
     with pytest.raises(BadInput, match="unknown channel"):
-        segment_sample(sample, [raw(region, "a"), raw(region, "b"), *empty], wrong, warn=warnings.append)
+        segment_sample(
+            sample, [raw(region, "a"), raw(region, "b"), *empty], wrong, warn=warnings.append
+        )
     told = "7 regions (e0, e1, e2, e3, e4 and 2 more): empty (no signal)"
     assert warnings == [told]  # the error itself tells of a and b
     other = raw(region, "c")
-    other.channels = [replace(c, name="x", label="x") if c.label == "DNA1" else c for c in other.channels]
+    other.channels = [
+        replace(c, name="x", label="x") if c.label == "DNA1" else c for c in other.channels
+    ]
     warnings.clear()
     segment_sample(sample, [raw(region, "a"), other, *empty], TOLD, warn=warnings.append)
     assert len(warnings) == 2 and warnings[0].startswith("region c: failed") and warnings[1] == told
