@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -160,6 +161,25 @@ def test_unknown_channel_lists_those_there_are(region, tmp_path) -> None:
     assert sample.images() == []
 
 
+def test_what_is_wrong_with_every_region_is_said_once(region, tmp_path) -> None:
+    sample, warnings = Sample.create("s", str(tmp_path)), []
+    empty = [raw(region, f"e{k}", status="empty", data=None, note="no signal") for k in range(7)]
+    wrong = SegmentParameters(nuclear_channel="DNA3")
+    with pytest.raises(BadInput, match="unknown channel"):
+        segment_sample(
+            sample, [raw(region, "a"), raw(region, "b"), *empty], wrong, warn=warnings.append
+        )
+    told = "7 regions (e0, e1, e2, e3, e4 and 2 more): empty (no signal)"
+    assert warnings == [told]  # the error itself tells of a and b
+    other = raw(region, "c")
+    other.channels = [
+        replace(c, name="x", label="x") if c.label == "DNA1" else c for c in other.channels
+    ]
+    warnings.clear()
+    segment_sample(sample, [raw(region, "a"), other, *empty], TOLD, warn=warnings.append)
+    assert len(warnings) == 2 and warnings[0].startswith("region c: failed") and warnings[1] == told
+
+
 def test_one_bad_region_does_not_lose_the_others(region, tmp_path) -> None:
     sample, warnings = Sample.create("s", str(tmp_path)), []
     regions = [
@@ -184,7 +204,9 @@ def test_one_bad_region_does_not_lose_the_others(region, tmp_path) -> None:
     metrics = segmentation_metrics(results)
     assert metrics["n_regions"] == 5 and metrics["n_regions_without_nuclei"] == 1
     assert metrics["n_cells"] == results["good"].n_cells > 100
-    assert list(region_table(results).status) == list(status.values())
+    table = region_table(results)
+    assert list(table.status) == list(status.values())
+    assert table.size_px["blank"] == "unknown" and table.size_px["good"] == "250 x 250"
 
 
 @pytest.mark.parametrize("root", ["", "memory://superseded"])

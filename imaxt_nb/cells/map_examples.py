@@ -76,7 +76,7 @@ Expose = Callable[[Any, np.random.Generator], tuple[NDArray[np.float32], NDArray
 Batch = tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]
 MakeExample = Callable[[int, np.random.Generator], Batch]  # side of the patch, numbers
 NO_MEMBRANE = 0.12  # share of examples that see the nuclear channel only
-RESAMPLED = 0.15
+RESAMPLED = 0.15  # share that is taken with larger pixels
 
 
 def _resample(plane: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
@@ -88,13 +88,15 @@ def _resample(plane: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
     return resize(small, plane.shape, order=1, anti_aliasing=False).astype(np.float32)
 
 # %% ../../nbs/08_cells/21_map_examples.ipynb #3683300c
-def example(scene: SceneLike, exposure: Expose, patch_px: int, draw: np.random.Generator) -> Batch:
+def example(
+    scene: SceneLike, exposure: Expose, patch_px: int, draw: np.random.Generator, resampled: float = RESAMPLED
+) -> Batch:  # fmt: skip
     """One example: inputs (patch, patch, 2) and its targets, turned and mirrored at random."""
     nuclear, membranes = exposure(scene, draw)
     planes, _ = remove_hot_pixels(np.concatenate([nuclear[None], membranes]), 50.0)
     if draw.uniform() < NO_MEMBRANE:
         planes = planes[:1]
-    if draw.uniform() < RESAMPLED:
+    if draw.uniform() < resampled:
         factor = draw.uniform(1.2, 2.2)
         planes = np.stack([_resample(p, factor) for p in planes])
     seen = map_inputs(planes[0], list(planes[1:]))
@@ -119,6 +121,7 @@ def map_examples(
     seed: int,
     real: MakeExample | None = None,
     real_share: float = 0.0,
+    resampled: float = RESAMPLED,
 ) -> Callable[[int], Batch]:
     """The batch of each step: inputs float32 (n, y, x, 2), targets as `map_targets` with a leading n.
 
@@ -142,7 +145,7 @@ def map_examples(
             if real is not None and draw.uniform() < real_share:
                 pairs.append(real(patch_px, draw))
             else:
-                pairs.append(example(scene, exposure, patch_px, draw))
+                pairs.append(example(scene, exposure, patch_px, draw, resampled))
         x = np.stack([a for a, _ in pairs]).astype(np.float32)
         return x, {k: np.stack([t[k] for _, t in pairs]) for k in ("classes", "shape")}
 

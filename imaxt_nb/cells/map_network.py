@@ -59,7 +59,7 @@ def maps_at(
         found *= np.float32(0.5)
     if found.shape[1:] != shape:
         found = np.stack([resample(p, shape) for p in found])
-    return Maps(found[:3], found[3], found[4])
+    return Maps(found[:3], found[3], found[4], zoom)
 
 # %% ../../nbs/08_cells/23_map_network.ipynb #72674cb3
 USUAL_UM, USUAL_COUNTS = 10.5, 25.0  # between cells; in nuclei, a square micrometre

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .map_examples import Expose, MakeScene, map_examples
+from .map_examples import RESAMPLED, Expose, MakeScene, map_examples
 from .map_inputs import MIN_COUNTS, MODEL_PIXEL_UM, PERCENTILES, map_inputs
 from .map_real import read_real_images, real_examples
 from .map_watershed import Maps, cells_from_maps, nuclei_from_maps
@@ -42,6 +43,9 @@ class MapTrainingParameters(Parameters):
     start_from: str = param("", "model to begin with, shipped or a folder; empty: from nothing")
     real: str = param("", "table (CSV) of real images with masks, see cells.map_real; empty: none")
     real_share: float = param(0.1, "of the examples, where there are real images", ge=0, le=0.9)
+    hard_share: float = param(0.0, "of the scenes: crowded, faint or hazy ones only", ge=0, le=1)
+    resampled: float = param(RESAMPLED, "share of examples with larger pixels", ge=0, le=1)
+    gap_weight: float = param(0.0, "more weight where nuclei meet a border of cells", ge=0, le=20)
     steps: int = param(7000, "steps of the training", ge=1)
     scenes: int = param(800, "scenes to learn from", ge=1)
     batch: int = param(4, "examples a step", ge=1, le=64)
@@ -62,8 +66,11 @@ def map_config(filters: int = 16) -> UNetConfig:
     return UNetConfig(channels_in=2, outputs=outputs, depth=3, filters=filters, grid=1)
 
 # %% ../../nbs/08_cells/24_map_training.ipynb #bae2fb01
-def map_loss(truth: dict[str, Any], found: dict[str, Any]) -> Any:
-    """Cross-entropy of the classes plus that of depth and of border, means over pixels; a scalar tensor."""
+def map_loss(truth: dict[str, Any], found: dict[str, Any], gap_weight: float = 0.0) -> Any:
+    """Cross-entropy of the classes plus that of depth and of border, means over pixels; a scalar tensor.
+
+    gap_weight : how much more a pixel counts on a border between cells beside or in a nucleus (U-Net's weights of gaps).
+    """
     import tensorflow as tf
 
     tiny = 1e-6
@@ -71,7 +78,10 @@ def map_loss(truth: dict[str, Any], found: dict[str, Any]) -> Any:
     t, f = tf.maximum(truth["shape"], 0), found["shape"]
     shape = -(t * tf.math.log(f + tiny) + (1 - t) * tf.math.log(1 - f + tiny))
     shape *= tf.cast(truth["shape"] >= 0, shape.dtype)
-    return tf.reduce_mean(classes) + tf.reduce_mean(tf.reduce_sum(shape, axis=-1))
+    beside = tf.nn.max_pool2d(truth["classes"][..., 1:2], 3, 1, "SAME")[..., 0]
+    weight = 1 + gap_weight * beside * tf.maximum(truth["shape"][..., 1], 0)
+    each = classes + tf.reduce_sum(shape, axis=-1)
+    return tf.reduce_sum(weight * each) / tf.reduce_sum(weight)
 
 # %% ../../nbs/08_cells/24_map_training.ipynb #6c861179
 FIRST_VALIDATION = 5_000_000  # scenes of a training are numbered from 0
@@ -125,10 +135,12 @@ def train_maps(
     examples = map_examples(
         make, exposure, scenes=p.scenes, patch_px=p.patch_px, batch=p.batch, seed=p.seed,
         real=real_examples(read_real_images(p.real)) if p.real else None, real_share=p.real_share,
+        resampled=p.resampled,
     )  # fmt: skip
     validate = map_validation(make, exposure, validation_scenes) if validation_scenes else None
     start = load_weights(p.start_from)[0] if p.start_from else None
-    return train(map_config(p.filters), examples, map_loss, settings, folder, validate, start)
+    loss = partial(map_loss, gap_weight=p.gap_weight)
+    return train(map_config(p.filters), examples, loss, settings, folder, validate, start)
 
 # %% ../../nbs/08_cells/24_map_training.ipynb #d3b312a8
 LIMITS = (
@@ -136,7 +148,7 @@ LIMITS = (
     "Scores are of simulated tissue (F1: 1 where every nucleus is found and none invented; found is an overlap of half). Those called agreement are with other programs' masks of real images that were held out: no accuracy. "
     "It has not been scored on people's outlines: there are none here.",
     "Nuclei 3 to 18 um across at a resolution of about 1 um. Nerves, muscle fibres, fat cells and giant cells are none of them.",
-    "Where cells are crowded (above 13,000 a square millimetre), or nuclei have less than a count a pixel, many are joined, divided or missed: look at the outlines before you count.",
+    "Where cells are crowded (above 15,000 a square millimetre), or nuclei have less than a count a pixel, many are joined, divided or missed: look at the outlines before you count.",
     "Cells without any membrane signal end about where typical cells would; their shapes say nothing.",
     "Cells with several nuclei are divided, and cells whose nucleus lies outside the section are missed.",
     "The probabilities are those of simulated tissue: compare regions by them, don't take them as rates of error.",
@@ -149,7 +161,7 @@ def map_card(
     """The card of a trained model, before its digest is known."""
     return ModelCard(
         name=name,
-        version="3",
+        version="4",
         task="Probability maps of background, nucleus and cytoplasm, depth in the nucleus and borders between "
         "cells, from a nuclear channel and the sum of the membrane channels of imaging mass cytometry.",
         config=map_config(p.filters),

@@ -25,11 +25,13 @@ class Maps:
 
     classes : (3, y, x), background, nucleus and cytoplasm, which add up to 1.
     depth : (y, x), in the nucleus: 0 at its edge, 1 in its middle. border : (y, x), between cells.
+    zoom : how many times as large the network saw it.
     """
 
     classes: NDArray[np.float32]
     depth: NDArray[np.float32]
     border: NDArray[np.float32]
+    zoom: float = 1.0
 
     def __post_init__(self) -> None:
         shape = self.depth.shape
@@ -81,20 +83,20 @@ def nuclei_from_maps(
     pixel_um: Pitch = (1.0, 1.0),
     *,
     threshold: float = 0.4,
-    seed_sigma_um: float = 0.8,
+    seed_sigma_um: float = 1.0,
     seed_saddle: float = 0.92,
     min_area_um2: float = 10.0,
     max_area_um2: float = 400.0,
     min_confidence: float = 0.6,
 ) -> NDArray[np.int32]:
-    """Nuclei 1..n (y, x). Dropped are objects outside the areas, or of a mean probability below `min_confidence`."""
+    """Nuclei 1..n (y, x). Dropped are objects outside the areas, or of a mean probability below `min_confidence`. seed_sigma_um : at the size that the network saw."""
     from skimage.segmentation import watershed
 
     nucleus = maps.classes[1]
     mask = nucleus > threshold
     if not mask.any():
         return np.zeros(mask.shape, np.int32)
-    depth = smooth(maps.depth, seed_sigma_um, pixel_um)
+    depth = smooth(maps.depth, seed_sigma_um / maps.zoom, pixel_um)
     markers = map_seeds(depth, mask, seed_saddle)
     labels = largest_pieces(watershed(-depth, markers, mask=mask))
     pixels = np.bincount(labels.ravel())

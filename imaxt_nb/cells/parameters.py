@@ -29,7 +29,11 @@ class SegmentParameters(Parameters):
         0.5, "network: a cell where nucleus or cytoplasm have a probability above", gt=0, lt=1
     )
     seed_sigma_um: float = param(
-        0.8, "network: blur of the depth whose peaks are nuclei", unit="um", ge=0, le=20
+        1.0,
+        "network: blur of the depth whose peaks are nuclei, at the size that it saw",
+        unit="um",
+        ge=0,
+        le=20,
     )
     seed_saddle: float = param(
         0.92, "network: two peaks are one nucleus if the depth between them is above this share", gt=0, lt=1

@@ -93,10 +93,11 @@ def plot_regions(
 def _draw_region(
     ax: Any, sample: Any, result: RegionResult, nuclear: str, membranes: Sequence[str]
 ) -> None:
-    ax.set_title(f"{result.name}\n{result.n_cells:,} cells", fontsize=7)
     if result.measurements is None:
+        ax.set_title(result.name, fontsize=7)
         ax.text(0.5, 0.5, result.status, ha="center", va="center", color="firebrick")
         return
+    ax.set_title(f"{result.name}\n{result.n_cells:,} cells", fontsize=7)
     image = sample.image(result.image)
     data = image.levels[_level(image, 600)]
     ax.imshow(composite(*_split(_planes(data, image.channels, nuclear, membranes))))

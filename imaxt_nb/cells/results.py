@@ -17,7 +17,7 @@ from ..core.errors import BadInput
 from ..sample.channels import Channel
 
 # %% auto #0
-__all__ = ['RegionResult', 'measured', 'without_cells', 'region_table', 'segmentation_metrics', 'common_panel']
+__all__ = ['RegionResult', 'measured', 'without_cells', 'region_table', 'problems', 'segmentation_metrics', 'common_panel']
 
 # %% ../../nbs/08_cells/06_results.ipynb #9ec7db6c
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def region_table(results: Mapping[str, RegionResult]) -> Any:
         {
             "region": r.name,
             "status": r.status + (", reused" if r.reused else ""),
-            "size_px": " x ".join(map(str, r.shape)),
+            "size_px": " x ".join(map(str, r.shape)) if any(r.shape) else "unknown",
             "area_mm2": round(r.area_mm2, 4),
             "cells": r.n_cells,
             "cells_per_mm2": round(r.n_cells / r.area_mm2) if r.area_mm2 else 0,
@@ -85,6 +85,24 @@ def region_table(results: Mapping[str, RegionResult]) -> Any:
         for r in results.values()
     ]
     return pd.DataFrame(rows).set_index("region")
+
+# %% ../../nbs/08_cells/06_results.ipynb #5b1de0aa
+def problems(results: Mapping[str, RegionResult], most: int = 5) -> list[str]:
+    """What went wrong, in words: once for all regions of the same fate, of which the first `most` are named."""
+    groups: dict[str, list[str]] = {}
+    for r in results.values():
+        if r.status != "ok":
+            fate = f"{r.status} ({r.note})" if r.note else r.status
+            groups.setdefault(fate, []).append(r.name)
+    return [f"{_regions(names, most)}: {fate}" for fate, names in groups.items()]
+
+
+def _regions(names: list[str], most: int) -> str:
+    """Regions by name, as many as fit into a line."""
+    if len(names) == 1:
+        return f"region {names[0]}"
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{len(names)} regions ({', '.join(names[:most])}{more})"
 
 # %% ../../nbs/08_cells/06_results.ipynb #9187f45e
 def segmentation_metrics(results: Mapping[str, RegionResult]) -> dict[str, float | int]:

@@ -17,7 +17,7 @@ from .map_watershed import cells_from_maps, nuclei_from_maps, pixel_confidence
 from .measure import Measurements, measure
 from .parameters import SegmentParameters
 from .preprocess import remove_hot_pixels
-from .results import RegionResult
+from .results import RegionResult, problems
 from .watershed import grow_cells, segment_nuclei
 from ..core.errors import BadInput, unknown_name
 from ..core.progress import track
@@ -233,9 +233,9 @@ def segment_sample(
 ) -> dict[str, RegionResult]:
     """Segment all regions into `images/imc_<region>.ome.zarr`; returns what became of each.
 
-    A region that is empty, damaged, without nuclei or that fails is reported through `warn` and the
-    others go on; an image of it from an earlier run is moved aside, as it is not in this run's table.
-    Raises the first error when every region fails, and `BadInput` when
+    A region that is empty, damaged, without nuclei or that fails is reported through `warn`, those of the same fate
+    together, and the others go on; an image of it from an earlier run is moved aside, as it is not in this run's table.
+    Raises the first error when every region fails (the others' are not repeated), and `BadInput` when
     no region has any cell, naming the channel and its range of counts.
     """
     results: dict[str, RegionResult] = {}
@@ -249,16 +249,16 @@ def segment_sample(
             except Exception as e:
                 errors.append(e)
                 result = RegionResult(region.name, "failed", f"{type(e).__name__}: {e}")
-        if result.status != "ok":
-            warn(
-                f"region {result.name}: {result.status}"
-                + (f" ({result.note})" if result.note else "")
-            )
         results[region.name] = result
     if errors and len(errors) == sum(
         r.status in ("ok", "no nuclei", "failed") for r in results.values()
     ):
+        first = f"{type(errors[0]).__name__}: {errors[0]}"
+        for text in problems({k: r for k, r in results.items() if r.note != first}):
+            warn(text)
         raise errors[0]
+    for text in problems(results):
+        warn(text)
     _refuse_nothing(results, parameters)
     for result in results.values():
         if result.measurements is None and sample.withdraw_image(result.image):

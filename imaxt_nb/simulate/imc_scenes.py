@@ -18,7 +18,8 @@ from .layout import TYPES
 from .tissue import Tissue, simulate_tissue
 
 # %% auto #0
-__all__ = ['Range', 'TRAINING_RANGES', 'FIRST_SCENE', 'SceneRanges', 'Scene', 'random_scene', 'expose']
+__all__ = ['Range', 'TRAINING_RANGES', 'HARD_RANGES', 'FIRST_SCENE', 'SceneRanges', 'Scene', 'random_scene', 'mixed_scene',
+           'expose']
 
 # %% ../../nbs/03_simulate/06_imc_scenes.ipynb #76c60047
 Range = tuple[float, float]
@@ -49,6 +50,12 @@ class SceneRanges:
 
 
 TRAINING_RANGES = SceneRanges()
+# What was found wrong most often: crowded nuclei, faint ones, and both in haze.
+HARD_RANGES = (
+    SceneRanges(density=(1.7, 3.2), pitch_um=(0.6, 1.1)),
+    SceneRanges(density=(0.3, 2.0), nuclear_counts=(0.3, 4.0), membrane_counts=(0.3, 8.0)),
+    SceneRanges(density=(1.3, 2.6), pitch_um=(0.6, 1.1), haze=(0.15, 0.45), nuclear_counts=(1.0, 15.0)),
+)  # fmt: skip
 
 # %% ../../nbs/03_simulate/06_imc_scenes.ipynb #7ad20c77
 def _even(limits: Range, draw: np.random.Generator) -> float:
@@ -106,13 +113,14 @@ class Scene:
     """A region without noise.
 
     nuclear : float32 (y, x), expected counts, in arbitrary units. membranes : float32 (m, y, x), m may be 0.
-    nuclei, cells : int32 (y, x), truth, labels 1..n; nucleus k lies inside cell k.
+    nuclei, cells : int32 (y, x), truth, labels 1..n; nucleus k lies inside cell k. ranges : what it was drawn from.
     """
 
     nuclear: NDArray[np.float32]
     membranes: NDArray[np.float32]
     nuclei: NDArray[np.int32]
     cells: NDArray[np.int32]
+    ranges: SceneRanges = TRAINING_RANGES
 
 # %% ../../nbs/03_simulate/06_imc_scenes.ipynb #41847986
 FIRST_SCENE = 10_000_000  # seeds of regions stay below it, so no scene is ever a region of a test
@@ -142,7 +150,14 @@ def random_scene(
         membranes = _stain_badly(membranes, tissue, unstained, patchy, draw)
     nuclear, membranes = _bleed(nuclear, membranes, ranges, draw)
     return _cut(Scene(nuclear, membranes, tissue.nuclei.astype(np.int32),
-                      tissue.cells.astype(np.int32)), ranges, draw)  # fmt: skip
+                      tissue.cells.astype(np.int32), ranges), draw)  # fmt: skip
+
+
+def mixed_scene(number: int, hard_share: float = 0.0) -> Scene:
+    """Scene `number`; a share of the numbers has scenes of one of the `HARD_RANGES`."""
+    draw = seeded(FIRST_SCENE + number, "kind")
+    hard = draw.uniform() < hard_share
+    return random_scene(number, HARD_RANGES[draw.integers(len(HARD_RANGES))] if hard else TRAINING_RANGES)  # fmt: skip
 
 # %% ../../nbs/03_simulate/06_imc_scenes.ipynb #d1026dca
 def _optics(ranges: SceneRanges, pitch: float, draw: np.random.Generator) -> Optics:
@@ -171,9 +186,9 @@ def _bleed(
     )
 
 # %% ../../nbs/03_simulate/06_imc_scenes.ipynb #fab4ef97
-def _cut(scene: Scene, ranges: SceneRanges, draw: np.random.Generator) -> Scene:
+def _cut(scene: Scene, draw: np.random.Generator) -> Scene:
     """The scene, sometimes without a part of the tissue, seldom without any."""
-    shape = scene.cells.shape
+    shape, ranges = scene.cells.shape, scene.ranges
     chance = draw.uniform()
     if chance > ranges.blank + ranges.cut:
         return scene
@@ -191,7 +206,7 @@ def _cut(scene: Scene, ranges: SceneRanges, draw: np.random.Generator) -> Scene:
     membranes = scene.membranes * left
     for m, level in enumerate(flat[1:]):
         membranes[m][gone] = level[gone]
-    return Scene(nuclear, membranes, scene.nuclei * keep, scene.cells * keep)
+    return Scene(nuclear, membranes, scene.nuclei * keep, scene.cells * keep, ranges)
 
 # %% ../../nbs/03_simulate/06_imc_scenes.ipynb #8ee3d562
 def _scale(plane: NDArray[np.float32], where: NDArray[np.bool_], counts: float) -> float:
@@ -226,9 +241,10 @@ def _spots(expected: NDArray[np.float32], draw: np.random.Generator) -> None:
 
 # %% ../../nbs/03_simulate/06_imc_scenes.ipynb #6bb31ea4
 def expose(
-    scene: Scene, draw: np.random.Generator, ranges: SceneRanges = TRAINING_RANGES
+    scene: Scene, draw: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Counts of the nuclear channel (y, x) and of the membrane channels (m, y, x), float32."""
+    """Counts of the nuclear channel (y, x) and of the membrane channels (m, y, x), float32, within the scene's ranges."""
+    ranges = scene.ranges
     hot = _log(ranges.hot_pixels, draw)
     gain = _scale(scene.nuclear, scene.nuclei > 0, _log(ranges.nuclear_counts, draw))
     planes = [scene.nuclear * np.float32(gain)]
