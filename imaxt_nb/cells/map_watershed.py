@@ -84,7 +84,7 @@ def nuclei_from_maps(
     *,
     threshold: float = 0.4,
     seed_sigma_um: float = 1.0,
-    seed_saddle: float = 0.92,
+    seed_saddle: float = 0.88,
     min_area_um2: float = 10.0,
     max_area_um2: float = 400.0,
     min_confidence: float = 0.6,

@@ -36,7 +36,7 @@ class SegmentParameters(Parameters):
         le=20,
     )
     seed_saddle: float = param(
-        0.92, "network: two peaks are one nucleus if the depth between them is above this share", gt=0, lt=1
+        0.88, "network: two peaks are one nucleus if the depth between them is above this share", gt=0, lt=1
     )  # fmt: skip
     min_confidence: float = param(
         0.6, "network: nuclei of a lower mean probability are dropped", ge=0, lt=1
