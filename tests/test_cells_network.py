@@ -133,7 +133,7 @@ def test_cells_are_shown_at_the_size_that_serves_them(
     density: float, brightness: float, pixel: float, low: float, high: float
 ) -> None:
     """As they are where they are usual; larger where crowded, smaller where dim or large (here finer pixels that are said to be 1 um)."""
-    side, optics = 130 * pixel, Optics(brightness=brightness, blur_um=0.7 * pixel)
+    side, optics = 200 * pixel, Optics(brightness=brightness, blur_um=0.7 * pixel)
     told = dict(channels=["DNA1", *MEMBRANES], pixel_um=(pixel, pixel), density=density, seed=143)
     r = simulate_region((side, side), optics=optics, **told)
     clean, _ = remove_hot_pixels(r.data)
