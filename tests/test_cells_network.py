@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,7 +23,13 @@ from imaxt_nb.sample.channels import Channel
 from imaxt_nb.sample.store import Sample
 from imaxt_nb.simulate.imc import simulate_region
 from imaxt_nb.simulate.imc_image import Optics
-from imaxt_nb.simulate.imc_scenes import TRAINING_RANGES, expose, random_scene
+from imaxt_nb.simulate.imc_scenes import (
+    HARD_RANGES,
+    TRAINING_RANGES,
+    expose,
+    mixed_scene,
+    random_scene,
+)
 
 MEMBRANES = ["CD45", "ECadherin", "panCK", "Vimentin"]
 TOLD = SegmentParameters(nuclear_channel="DNA1", membrane_channels=MEMBRANES)
@@ -133,7 +140,7 @@ def test_cells_are_shown_at_the_size_that_serves_them(
     density: float, brightness: float, pixel: float, low: float, high: float
 ) -> None:
     """As they are where they are usual; larger where crowded, smaller where dim or large (here finer pixels that are said to be 1 um)."""
-    side, optics = 130 * pixel, Optics(brightness=brightness, blur_um=0.7 * pixel)
+    side, optics = 200 * pixel, Optics(brightness=brightness, blur_um=0.7 * pixel)
     told = dict(channels=["DNA1", *MEMBRANES], pixel_um=(pixel, pixel), density=density, seed=143)
     r = simulate_region((side, side), optics=optics, **told)
     clean, _ = remove_hot_pixels(r.data)
@@ -282,3 +289,21 @@ def test_scenes_are_never_regions_of_a_test() -> None:
         random_scene(-9_999_900)
     low, high = TRAINING_RANGES.density
     assert high < 3.2 and low > 0  # the benchmark's most crowded scenes lie outside
+
+
+def test_gaps_weigh_more_only_where_nuclei_meet_a_border() -> None:
+    scene = random_scene(21, shape=(64, 64))
+    target = {k: v[None] for k, v in map_targets(scene.nuclei, scene.cells).items()}
+    border = target["shape"][..., 1:] > 0
+    wrong = {"classes": target["classes"], "shape": np.where(border, 0.5, target["shape"])}
+    loss = [float(map_loss(target, wrong, w)) for w in (0.0, 1.0, 4.0)]
+    assert loss[0] < loss[1] < loss[2]
+    alike = {k: np.full_like(v, 0.5) for k, v in target.items()}
+    assert abs(float(map_loss(target, alike, 4.0)) - float(map_loss(target, alike))) < 1e-4
+
+
+def test_a_share_of_the_scenes_is_hard() -> None:
+    kinds = [mixed_scene(k, 0.5).ranges in HARD_RANGES for k in range(8)]
+    assert 0 < sum(kinds) < 8 and mixed_scene(3).ranges == TRAINING_RANGES
+    counts = expose(replace(random_scene(30, shape=(64, 64)), ranges=replace(TRAINING_RANGES, nuclear_counts=(0.3, 0.3))), np.random.default_rng(0))[0]  # fmt: skip
+    assert counts.mean() < 1.5
