@@ -83,9 +83,10 @@ def calibration_of(data: Path, tiles: Any, fit: bool) -> Any:
 def register_all(tiles: Any, nominal: Any, calibration: Any, chance: bool = True) -> Any:
     """Accepted links and placement."""
     from imaxt_nb.mosaic.neighbours import neighbours
-    from imaxt_nb.mosaic.placement import Links, place
+    from imaxt_nb.mosaic.placement import place
     from imaxt_nb.mosaic.register import register_widening
     from imaxt_nb.mosaic.strips import find_stabiliser
+    from imaxt_nb.mosaic.tile_tables import links_of
 
     root = find_stabiliser([[tiles[k] for k in range(0, len(tiles), 5)]])
     pairs = neighbours(nominal, tiles.shape[1:])
@@ -99,15 +100,7 @@ def register_all(tiles: Any, nominal: Any, calibration: Any, chance: bool = True
         1.5 * STAGE_ERROR_PX,
         threads=2,
     )
-    good = [k.offset for k in found.links if k.accepted and k.offset is not None]
-    links = Links(
-        pairs[found.accepted],
-        np.array([o.displacement for o in good]).reshape(-1, 2),
-        np.array([o.covariance for o in good]).reshape(-1, 2, 2),
-        None
-        if calibration.distortion is None
-        else np.array([calibration.distortion.common_modes(o.displacement) for o in good]),
-    )
+    links = links_of(found, found.accepted, calibration.distortion)
     return found, place(links, nominal, STAGE_ERROR_PX)
 
 

@@ -5,16 +5,18 @@
 # %% ../../nbs/05_mosaic/27_graph.ipynb #5f6eabf8
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import scipy.linalg as sl
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from scipy.sparse.csgraph import connected_components, reverse_cuthill_mckee
+from scipy.sparse.csgraph import connected_components, dijkstra, reverse_cuthill_mckee
 
 # %% auto #0
-__all__ = ['Floats', 'Ints', 'islands', 'normal_matrix', 'BlockTridiagonal']
+__all__ = ['Floats', 'Ints', 'MODEL_SIGMAS', 'islands', 'bridges', 'chance_behind', 'normal_matrix', 'BlockTridiagonal', 'Links',
+           'Solution', 'solve_links', 'residual', 'shared', 'place_errors']
 
 # %% ../../nbs/05_mosaic/27_graph.ipynb #001305b6
 Floats = NDArray[np.float64]
@@ -27,6 +29,31 @@ def islands(n: int, pairs: Ints) -> Ints:
     _, label = connected_components(links, directed=False)
     order = np.argsort(-np.bincount(label, minlength=1), kind="stable")
     return np.asarray(np.argsort(order)[label])
+
+# %% ../../nbs/05_mosaic/27_graph.ipynb #07a888b8
+def bridges(n: int, pairs: Ints, asked: Ints) -> NDArray[np.bool_]:
+    """Which of the links `asked` (k,) nothing goes round: without it, what it ties falls apart."""
+    found = np.zeros(len(asked), bool)
+    for k, i in enumerate(asked):
+        label = islands(n, np.delete(pairs, i, axis=0))
+        found[k] = label[pairs[i, 0]] != label[pairs[i, 1]]
+    return found
+
+# %% ../../nbs/05_mosaic/27_graph.ipynb #6d292cfe
+def chance_behind(island: Ints, pairs: Ints, chance: Floats) -> Floats:
+    """(n,) the chance that one of the bridges between a node and the largest island that they lead to is wrong.
+
+    `island` (n,) without the bridges; `pairs` (k, 2), the bridges, each wrong with a `chance` (k,).
+    """
+    if not len(pairs):
+        return np.zeros(len(island))
+    names, ends = np.unique(island[pairs], return_inverse=True)
+    a, b = ends.reshape(-1, 2).T
+    length = sp.coo_matrix((-np.log1p(-chance), (a, b)), (len(names),) * 2)
+    far = dijkstra(length, directed=False)
+    out = np.zeros(int(island.max()) + 1)
+    out[names] = [1 - np.exp(-row[np.isfinite(row).argmax()]) for row in far]
+    return np.asarray(out[island])
 
 # %% ../../nbs/05_mosaic/27_graph.ipynb #269d2686
 def normal_matrix(n: int, tiles: Ints, w: Floats, diagonal: Floats) -> Any:
@@ -111,3 +138,124 @@ class BlockTridiagonal:
             below = -same @ g
             same = _back(self._factors[k], np.eye(len(self._factors[k][0]))) - g.T @ below
             yield k, same, below
+
+# %% ../../nbs/05_mosaic/27_graph.ipynb #cb9ffd39
+@dataclass(frozen=True)
+class Links:
+    """Accepted offsets: tiles (m, 2), displacement of the second in the first (m, 2), covariance (m, 2, 2).
+
+    `common` (m, 2, k): what all of them may be wrong by together, in k independent ways, each by one standard error; None: nothing.
+    `chance` (m,): that a link is false, by what its own overlap shows; None: nothing speaks against any.
+    """
+
+    tiles: Ints
+    displacement: Floats
+    covariance: Floats
+    common: Floats | None = None
+    chance: Floats | None = None
+
+# %% ../../nbs/05_mosaic/27_graph.ipynb #34526d7e
+MODEL_SIGMAS = np.geomspace(
+    3e-5, 5e-3, 10
+)  # how far scale, rotation and shear of a stage may be from what it claims
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Positions (n, 2), the stage's model (2, 2), and what their covariance is made of."""
+
+    x: Floats
+    model: Floats
+    factor: BlockTridiagonal
+    response: Floats  # (2n, 4): K^-1 B
+    schur: Floats  # (4, 4) covariance of the model
+
+    def covariance_at(self, rows: Ints, cols: Ints) -> Floats:
+        extra = np.einsum("ki,ij,kj->k", self.response[rows], self.schur, self.response[cols])
+        return self.factor.inverse_at(rows, cols) + extra
+
+# %% ../../nbs/05_mosaic/27_graph.ipynb #4aa12161
+def _stage_model(information: Floats, score: Floats) -> tuple[Floats, Floats]:
+    """Mean (4,) and covariance (4, 4) of the model's departure from 1, averaged over how large it may be.
+
+    Least squares of the departure alone would be `information`^-1 `score`.
+    """
+    log, means, squares = [], [], []
+    for sigma in MODEL_SIGMAS:
+        s = np.linalg.inv(information + np.eye(4) / sigma**2)
+        theta = s @ score
+        log.append(0.5 * (score @ theta + np.linalg.slogdet(s / sigma**2)[1]))
+        means.append(theta)
+        squares.append(s + np.outer(theta, theta))
+    w = np.exp(np.array(log) - max(log))
+    w /= w.sum()
+    mean = w @ np.array(means)
+    return mean, np.tensordot(w, np.array(squares), 1) - np.outer(mean, mean)
+
+# %% ../../nbs/05_mosaic/27_graph.ipynb #09f3e215
+def solve_links(
+    links: Links, w: Floats, stage: Floats, precision: Floats, drift: Floats
+) -> Solution:
+    """Least squares with link weights `w` (m, 2, 2), precisions and drift of the stage's positions (n, 2)."""
+    n, seen = len(stage), stage + drift
+    k = normal_matrix(n, links.tiles, w, precision.ravel())
+    g = (precision * seen).ravel()
+    pull = np.einsum("mij,mj->mi", w, links.displacement)
+    np.add.at(g, 2 * links.tiles[:, 1:] + np.arange(2), pull)
+    np.subtract.at(g, 2 * links.tiles[:, :1] + np.arange(2), pull)
+    # the model's columns: d(s M)/dM at M = 1, component c of tile t depends on M[:, c]
+    d = np.zeros((2 * n, 4))
+    d[0::2, 0], d[0::2, 2], d[1::2, 1], d[1::2, 3] = (
+        stage[:, 0],
+        stage[:, 1],
+        stage[:, 0],
+        stage[:, 1],
+    )
+    b = -precision.ravel()[:, None] * d
+    factor = BlockTridiagonal(k)
+    y = factor.solve(np.column_stack([b, g]))
+    response, x0 = y[:, :4], y[:, 4]
+    theta, s = _stage_model(-d.T @ b - b.T @ response, b.T @ (seen.ravel() - x0))
+    x = x0 - response @ theta
+    return Solution(x.reshape(-1, 2), np.eye(2) + theta.reshape(2, 2), factor, response, s)
+
+# %% ../../nbs/05_mosaic/27_graph.ipynb #86832155
+def residual(links: Links, x: Floats) -> Floats:
+    """(m, 2) what links say, less what positions `x` (n, 2) make of it."""
+    return np.asarray(links.displacement - x[links.tiles[:, 1]] + x[links.tiles[:, 0]])
+
+# %% ../../nbs/05_mosaic/27_graph.ipynb #ec0837a1
+def _respond(s: Solution, g: Floats) -> Floats:
+    """How positions (2n, k) follow changes of the right side (2n, k)."""
+    return np.asarray(s.factor.solve(g) + s.response @ (s.schur @ (s.response.T @ g)))
+
+
+def shared(links: Links, s: Solution, w: Floats) -> Floats:
+    """(2n, k): how positions follow what all links may be wrong by together."""
+    n = len(s.x)
+    if links.common is None or links.common.shape[2] == 0:
+        return np.zeros((2 * n, 0))
+    g, pull = np.zeros((2 * n, links.common.shape[2])), w @ links.common
+    np.add.at(g, 2 * links.tiles[:, 1:] + np.arange(2), pull)
+    np.subtract.at(g, 2 * links.tiles[:, :1] + np.arange(2), pull)
+    return _respond(s, g)
+
+# %% ../../nbs/05_mosaic/27_graph.ipynb #7697b86e
+def place_errors(s: Solution, island: Ints, common: Floats) -> Floats:
+    """(n, 2) standard deviations of the positions to the mean of the well-placed tiles of the largest island."""
+    n = len(island)
+    own = np.arange(2 * n)
+    absolute = s.covariance_at(own, own).reshape(n, 2)
+    frame = island == 0
+    for _ in range(2):
+        variance = absolute.copy()
+        for axis in range(2):
+            u = np.zeros(2 * n)
+            u[axis::2] = frame / frame.sum()
+            v = _respond(s, u)
+            variance[:, axis] += u @ v - 2 * v[axis::2]
+        total = variance.sum(axis=1)
+        frame = (island == 0) & (total <= 4 * np.median(total[island == 0]))
+    stretch = common.reshape(n, 2, -1)
+    stretch = stretch - stretch[frame].mean(axis=0)
+    return np.asarray(np.sqrt(np.maximum(variance, 0) + (stretch**2).sum(axis=2)))

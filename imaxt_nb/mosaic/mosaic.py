@@ -14,6 +14,7 @@ import pandas as pd
 
 from ..core.parameters import param
 from .calibration import Calibration, identity, load_calibration
+from .placement_plots import COLOURS, MEANS
 from .positions import PlaceParameters, place_sample
 from .render import RenderParameters, render_sample
 from .views import stage_places
@@ -113,7 +114,7 @@ def mosaic_sample(
 
 # %% ../../nbs/05_mosaic/36_mosaic.ipynb #ecb24fbb
 def section_table(m: Mosaic) -> pd.DataFrame:
-    """A row a plane: tiles, how many are registered and how many in islands, median and largest position error in um of those registered, missing images."""
+    """A row a plane: tiles, how many are registered, in islands, and hang on a weak link, median and largest position error in um of those registered, missing images."""
     groups = {k: t for k, t in m.tiles.groupby(["section", "plane"])}
     rows = []
     for row in m.rows.to_dict("records"):
@@ -123,6 +124,7 @@ def section_table(m: Mosaic) -> pd.DataFrame:
         found = {
             "registered": len(linked),
             "island": int((t["status"] == "island").sum()),
+            "weak": int((t["status"] == "weak").sum()),
             "median_err_um": float(np.median(error)) if len(error) else np.nan,
             "max_err_um": float(error.max()) if len(error) else np.nan,
         }
@@ -157,13 +159,10 @@ def plot_places(tiles: pd.DataFrame, section: int, plane: int = 0, exaggerate: f
     linked = (here["status"] == "registered").to_numpy()
     x, y = here["x_um"].to_numpy(), here["y_um"].to_numpy()
     shown = ax.scatter(x[linked], y[linked], c=error[linked], s=60, cmap="viridis", vmin=0)
-    for status, edge, label in (
-        ("island", "tab:purple", "island, not linked to the rest"),
-        ("stage", "grey", "placed by the stage"),
-    ):
-        at = (here["status"] == status).to_numpy()
+    for status, meaning in MEANS.items():
+        at, edge = (here["status"] == status).to_numpy(), COLOURS[status]
         if at.any():
-            ax.scatter(x[at], y[at], s=60, facecolors="none", edgecolors=edge, label=label)
+            ax.scatter(x[at], y[at], s=60, facecolors="none", edgecolors=edge, label=meaning)
     if not linked.all():
         fig.legend(loc="outside lower center", ncols=2, frameon=False)
     dx, dy = x - stage["x_um"].to_numpy(), y - stage["y_um"].to_numpy()

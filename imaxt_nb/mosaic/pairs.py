@@ -27,8 +27,9 @@ from .strips import Strip
 
 # %% auto #0
 __all__ = ['LEAST_SIGNIFICANCE', 'LEAST_AGREEMENT', 'AGREEMENT_ERROR', 'LEAST_SIGNAL', 'HOPELESS', 'Measure', 'BENT', 'TOLERANT',
-           'RICH', 'CONTENT', 'FILLED', 'SHOWN', 'BLANK', 'TOLERANCE', 'EXCESS', 'UNLIKELY', 'Link', 'reason_against',
-           'measure_pair', 'transform', 'stage_scatter', 'agreement_asked', 'excess_allowed', 'doubted']
+           'RICH', 'CONTENT', 'FILLED', 'SHOWN', 'BLANK', 'TOLERANCE', 'EXCESS', 'UNLIKELY', 'VAGUE_ERROR',
+           'VAGUE_FALSE', 'Link', 'reason_against', 'measure_pair', 'transform', 'stage_scatter', 'agreement_asked',
+           'excess_allowed', 'doubted', 'chance_false']
 
 # %% ../../nbs/05_mosaic/25_pairs.ipynb #9278672e
 LEAST_SIGNIFICANCE = 8.0  # blank strips reach 6 or 7: of them only spots count that noise made
@@ -252,3 +253,11 @@ def doubted(
         return replace(k, reason="different")
     pull = (k.offset.displacement - expected - scatter[0]) / scatter[1]
     return replace(k, reason="unlikely") if np.hypot(*pull) > UNLIKELY else k
+
+# %% ../../nbs/05_mosaic/25_pairs.ipynb #f47ae247
+VAGUE_ERROR, VAGUE_FALSE = 0.03, 0.25  # an agreement known worse than this; the share of false ones
+
+
+def chance_false(o: Offset) -> float:
+    """The chance that an accepted offset is false, by how well its agreement is known."""
+    return VAGUE_FALSE if o.agreement_err > VAGUE_ERROR else 0.0

@@ -12,31 +12,31 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from .drift import Drift, find_drift
-from .graph import BlockTridiagonal, Floats, Ints, islands, normal_matrix
+from imaxt_nb.mosaic.graph import (
+    Floats,
+    Ints,
+    Links,
+    Solution,
+    bridges,
+    chance_behind,
+    islands,
+    place_errors,
+    residual,
+    shared,
+    solve_links,
+)
 
 # %% auto #0
-__all__ = ['MODEL_SIGMAS', 'FIRM_PX', 'VAGUE_PX', 'GROSS', 'NU', 'LEAST_FLOOR', 'MOST_FLOOR', 'EXACT', 'Links', 'Placement',
+__all__ = ['FIRM_PX', 'VAGUE_PX', 'GROSS', 'NU', 'LEAST_FLOOR', 'MOST_FLOOR', 'EXACT', 'DOUBTFUL', 'SEARCHED', 'Placement',
            'place']
-
-# %% ../../nbs/05_mosaic/29_placement.ipynb #c7b9e142
-@dataclass(frozen=True)
-class Links:
-    """Accepted offsets: tiles (m, 2), displacement of the second in the first (m, 2), covariance (m, 2, 2).
-
-    `common` (m, 2, k): what all of them may be wrong by together, in k independent ways, each by one standard error; None: nothing.
-    """
-
-    tiles: Ints
-    displacement: Floats
-    covariance: Floats
-    common: Floats | None = None
 
 # %% ../../nbs/05_mosaic/29_placement.ipynb #01128c2e
 @dataclass(frozen=True)
 class Placement:
     """Positions (n, 2) and their errors, in the units and axes of the links.
 
-    `firm` (m,): links that tell both directions; `island` (n,) and `n_links` (n,) are of these; the largest island is 0, the frame.
+    `firm` (m,): links that tell both directions and are checked by others or beyond doubt; `island` (n,) and `n_links` (n,) are of these; the largest island is 0, the frame.
+    `chance` (n,): that a tile hangs on a false link, which nothing checks.
     `weight` (m,) of each link, 1 where it agrees with the others; `residual` (m, 2); `pull` (m,) of the residual; `stage_model` (2, 2): image displacement = stage displacement @ model; `stage_error` (2,);
     `floor`: error that the residuals ask for, added to each link; `drift`: what the stage's errors have in common, if anything.
     """
@@ -49,82 +49,20 @@ class Placement:
     firm: NDArray[np.bool_]
     island: Ints
     n_links: Ints
+    chance: Floats
     stage_model: Floats
     stage_error: Floats
     floor: float
     drift: Drift | None = None
 
-# %% ../../nbs/05_mosaic/29_placement.ipynb #67139084
-MODEL_SIGMAS = np.geomspace(
-    3e-5, 5e-3, 10
-)  # how far scale, rotation and shear of a stage may be from what it claims
+# %% ../../nbs/05_mosaic/29_placement.ipynb #259ec9df
 FIRM_PX = 1.0  # a link whose error is larger doesn't make its tiles registered, though it helps to place them
 VAGUE_PX = 3.0  # along a direction where a link's error is larger, its covariance can't be trusted, and it says nothing
 GROSS = 6.0  # a link that misses the others by so many of its errors is left out
 NU = 4.0  # degrees of freedom of Student's t: heavy tails of links and stage
 
 
-@dataclass(frozen=True)
-class _Solution:
-    x: Floats
-    model: Floats
-    factor: BlockTridiagonal
-    response: Floats  # (2n, 4): K^-1 B
-    schur: Floats  # (4, 4) covariance of the model
-
-    def covariance_at(self, rows: Ints, cols: Ints) -> Floats:
-        extra = np.einsum("ki,ij,kj->k", self.response[rows], self.schur, self.response[cols])
-        return self.factor.inverse_at(rows, cols) + extra
-
-# %% ../../nbs/05_mosaic/29_placement.ipynb #27e520c0
-def _stage_model(information: Floats, score: Floats) -> tuple[Floats, Floats]:
-    """Mean (4,) and covariance (4, 4) of the model's departure from 1, averaged over how large it may be.
-
-    Least squares of the departure alone would be `information`^-1 `score`.
-    """
-    log, means, squares = [], [], []
-    for sigma in MODEL_SIGMAS:
-        s = np.linalg.inv(information + np.eye(4) / sigma**2)
-        theta = s @ score
-        log.append(0.5 * (score @ theta + np.linalg.slogdet(s / sigma**2)[1]))
-        means.append(theta)
-        squares.append(s + np.outer(theta, theta))
-    w = np.exp(np.array(log) - max(log))
-    w /= w.sum()
-    mean = w @ np.array(means)
-    return mean, np.tensordot(w, np.array(squares), 1) - np.outer(mean, mean)
-
-# %% ../../nbs/05_mosaic/29_placement.ipynb #502266ca
-def _solve(links: Links, w: Floats, stage: Floats, precision: Floats, drift: Floats) -> _Solution:
-    """Least squares with link weights `w` (m, 2, 2), precisions and drift of the stage's positions (n, 2)."""
-    n, seen = len(stage), stage + drift
-    k = normal_matrix(n, links.tiles, w, precision.ravel())
-    g = (precision * seen).ravel()
-    pull = np.einsum("mij,mj->mi", w, links.displacement)
-    np.add.at(g, 2 * links.tiles[:, 1:] + np.arange(2), pull)
-    np.subtract.at(g, 2 * links.tiles[:, :1] + np.arange(2), pull)
-    # the model's columns: d(s M)/dM at M = 1, component c of tile t depends on M[:, c]
-    d = np.zeros((2 * n, 4))
-    d[0::2, 0], d[0::2, 2], d[1::2, 1], d[1::2, 3] = (
-        stage[:, 0],
-        stage[:, 1],
-        stage[:, 0],
-        stage[:, 1],
-    )
-    b = -precision.ravel()[:, None] * d
-    factor = BlockTridiagonal(k)
-    y = factor.solve(np.column_stack([b, g]))
-    response, x0 = y[:, :4], y[:, 4]
-    theta, s = _stage_model(-d.T @ b - b.T @ response, b.T @ (seen.ravel() - x0))
-    x = x0 - response @ theta
-    return _Solution(x.reshape(-1, 2), np.eye(2) + theta.reshape(2, 2), factor, response, s)
-
-# %% ../../nbs/05_mosaic/29_placement.ipynb #259ec9df
-def _residual(links: Links, x: Floats) -> Floats:
-    return np.asarray(links.displacement - x[links.tiles[:, 1]] + x[links.tiles[:, 0]])
-
-
-def _learn_stage(s: _Solution, stage: Floats, frame: NDArray[np.bool_], guess: float) -> Floats:
+def _learn_stage(s: Solution, stage: Floats, frame: NDArray[np.bool_], guess: float) -> Floats:
     """The stage's error along both axes, from the tiles of the largest island."""
     n = int(frame.sum())
     if n < 6:
@@ -140,7 +78,7 @@ def _learn_stage(s: _Solution, stage: Floats, frame: NDArray[np.bool_], guess: f
 class _Fit:
     """A solution with the weights of links (m,) and of the stage's positions (n,), and the stage's error (2,), of each tile if there is a drift."""
 
-    solution: _Solution
+    solution: Solution
     weight: Floats
     prior: Floats
     error: Floats
@@ -162,8 +100,10 @@ def _fit(
     weight = np.ones(len(links.tiles)) if last is None else last.weight
     for k, extra in enumerate(vague):
         inverse = np.linalg.inv(links.covariance + (extra**2 + floor**2) * np.eye(2))
-        s = _solve(links, weight[:, None, None] * inverse, stage, prior[:, None] / error**2, common)
-        r = _residual(links, s.x)
+        s = solve_links(
+            links, weight[:, None, None] * inverse, stage, prior[:, None] / error**2, common
+        )
+        r = residual(links, s.x)
         m2 = np.einsum("mi,mij,mj->m", r, inverse, r)
         weight = (NU + 2) / (NU + np.maximum(m2, 2.0))
         if extra == 0 and k >= len(vague) - 2:
@@ -175,7 +115,7 @@ def _fit(
     return _Fit(s, weight, prior, error)
 
 # %% ../../nbs/05_mosaic/29_placement.ipynb #7892a793
-def _redundancy(links: Links, s: _Solution, inverse: Floats) -> Floats:
+def _redundancy(links: Links, s: Solution, inverse: Floats) -> Floats:
     """(m,) how many of a link's two numbers are checked by the other links."""
     a, b = links.tiles.T
     rows, cols, factors = [], [], []
@@ -188,11 +128,11 @@ def _redundancy(links: Links, s: _Solution, inverse: Floats) -> Floats:
     return np.clip(2 - (np.array(factors) * found).sum(axis=0), 0, 2)
 
 # %% ../../nbs/05_mosaic/29_placement.ipynb #cb54a040
-def _excess(links: Links, s: _Solution, weight: Floats, floor: float) -> float:
+def _excess(links: Links, s: Solution, weight: Floats, floor: float) -> float:
     """The median squared pull of the residuals over what it should be; 0 if there are no loops."""
     inverse = np.linalg.inv(links.covariance + floor**2 * np.eye(2))
     free = _redundancy(links, s, weight[:, None, None] * inverse)
-    r = _residual(links, s.x)
+    r = residual(links, s.x)
     m2 = np.einsum("mi,mij,mj->m", r, inverse, r)
     checked = (free > 0.3) & (weight > 0)
     if checked.sum() < 4:
@@ -253,64 +193,100 @@ def _place(links: Links, stage: Floats, stage_error: float, unit: float) -> Plac
     n, middle = len(stage), stage.mean(axis=0)
     links = _sharp_directions(links, VAGUE_PX * unit)
     firm = np.linalg.eigvalsh(links.covariance)[:, -1] <= (FIRM_PX * unit) ** 2
-    label = islands(n, links.tiles[firm])
-    frame = label == 0
+    frame = islands(n, links.tiles[firm & ~_weak(links, n, firm)]) == 0
     at = stage - middle
     fit, floor, drift = _honest(links, at, frame, float(stage_error), unit)
-    s, weight = fit.solution, fit.weight
-    inverse = np.linalg.inv(links.covariance + floor**2 * np.eye(2))
-    r = _residual(links, s.x)
-    pull = np.sqrt(np.einsum("mi,mij,mj->m", r, inverse, r))
-    firm &= weight > 0
+    inverse = np.asarray(np.linalg.inv(links.covariance + floor**2 * np.eye(2)), float)
+    firm &= fit.weight > 0
+    weak = _weak(links, n, firm)
+    firm &= ~weak
     label = islands(n, links.tiles[firm])
-    count = np.bincount(links.tiles[firm].ravel(), minlength=n)
+    fit, error, chance = _believed(links, fit, inverse, label, weak, at, drift, float(stage_error))
+    r = residual(links, fit.solution.x)
+    pull = np.sqrt(np.einsum("mi,mij,mj->m", r, inverse, r))
     return Placement(
-        s.x + middle,
-        _errors(s, label, _common(links, s, weight[:, None, None] * inverse)),
-        weight,
+        fit.solution.x + middle,
+        error,
+        fit.weight,
         r,
         pull,
         firm,
         label,
-        count,
-        s.model,
+        np.bincount(links.tiles[firm].ravel(), minlength=n),
+        chance,
+        fit.solution.model,
         fit.error if drift is None else drift.scatter,
         floor,
         drift,
     )
 
-# %% ../../nbs/05_mosaic/29_placement.ipynb #0633ce0a
-def _respond(s: _Solution, g: Floats) -> Floats:
-    """How positions (2n, k) follow changes of the right side (2n, k)."""
-    return np.asarray(s.factor.solve(g) + s.response @ (s.schur @ (s.response.T @ g)))
+# %% ../../nbs/05_mosaic/29_placement.ipynb #73a5091b
+DOUBTFUL = 0.01  # the chance that a link is false, above which another must confirm it
 
 
-def _common(links: Links, s: _Solution, w: Floats) -> Floats:
-    """(2n, k): how positions follow what all links may be wrong by together."""
-    n = len(s.x)
-    if links.common is None or links.common.shape[2] == 0:
-        return np.zeros((2 * n, 0))
-    g, pull = np.zeros((2 * n, links.common.shape[2])), w @ links.common
-    np.add.at(g, 2 * links.tiles[:, 1:] + np.arange(2), pull)
-    np.subtract.at(g, 2 * links.tiles[:, :1] + np.arange(2), pull)
-    return _respond(s, g)
+def _weak(links: Links, n: int, firm: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(m,) `firm` links that may well be false, and that nothing checks: what they tie hangs on them alone."""
+    weak = np.zeros(len(firm), bool)
+    if links.chance is not None:
+        asked = np.flatnonzero(links.chance[firm] > DOUBTFUL)
+        weak[np.flatnonzero(firm)[asked]] = bridges(n, links.tiles[firm], asked)
+    return weak
 
-# %% ../../nbs/05_mosaic/29_placement.ipynb #dabdaccb
-def _errors(s: _Solution, island: Ints, common: Floats) -> Floats:
-    """(n, 2) standard deviations of the positions to the mean of the well-placed tiles of the largest island."""
-    n = len(island)
-    own = np.arange(2 * n)
-    absolute = s.covariance_at(own, own).reshape(n, 2)
-    frame = island == 0
-    for _ in range(2):
-        variance = absolute.copy()
-        for axis in range(2):
-            u = np.zeros(2 * n)
-            u[axis::2] = frame / frame.sum()
-            v = _respond(s, u)
-            variance[:, axis] += u @ v - 2 * v[axis::2]
-        total = variance.sum(axis=1)
-        frame = (island == 0) & (total <= 4 * np.median(total[island == 0]))
-    stretch = common.reshape(n, 2, -1)
-    stretch = stretch - stretch[frame].mean(axis=0)
-    return np.asarray(np.sqrt(np.maximum(variance, 0) + (stretch**2).sum(axis=2)))
+# %% ../../nbs/05_mosaic/29_placement.ipynb #c03ccf75
+def _without(
+    links: Links,
+    fit: _Fit,
+    inverse: Floats,
+    out: NDArray[np.bool_],
+    stage: Floats,
+    drift: Drift | None,
+) -> _Fit:
+    """The fit without some links; that the stage is far off where they end only they say."""
+    weight, prior = np.where(out, 0, fit.weight), fit.prior.copy()
+    prior[links.tiles[out]] = 1
+    common = np.zeros_like(stage) if drift is None else drift.mean
+    w = weight[:, None, None] * inverse
+    s = solve_links(links, w, stage, prior[:, None] / fit.error**2, common)
+    return replace(fit, solution=s, weight=weight, prior=prior)
+
+
+def _errors_of(links: Links, fit: _Fit, inverse: Floats, island: Ints) -> Floats:
+    w = fit.weight[:, None, None] * inverse
+    return place_errors(fit.solution, island, shared(links, fit.solution, w))
+
+# %% ../../nbs/05_mosaic/29_placement.ipynb #bf103d1b
+SEARCHED = 10.0  # how wide false links lie, in errors of the stage
+
+
+def _posterior(
+    links: Links, weak: NDArray[np.bool_], without: _Fit, error: Floats, guess: float
+) -> Floats:
+    """(m,) the chance that a `weak` link is false, 0 for others: true ones end where the stage says within `error` (n, 2), false ones anywhere."""
+    chance = np.zeros(len(weak))
+    if links.chance is not None:
+        r, v = residual(links, without.solution.x)[weak], (error[links.tiles[weak]] ** 2).sum(1)
+        true = np.exp(-0.5 * (r**2 / v).sum(axis=1)) / (2 * np.pi * np.sqrt(v.prod(axis=1)))
+        p = links.chance[weak]
+        chance[weak] = p / (p + (1 - p) * true * (SEARCHED * guess) ** 2)
+    return chance
+
+# %% ../../nbs/05_mosaic/29_placement.ipynb #205aa4e8
+def _believed(
+    links: Links, fit: _Fit, inverse: Floats, island: Ints, weak: NDArray[np.bool_],
+    stage: Floats, drift: Drift | None, guess: float,
+) -> tuple[_Fit, Floats, Floats]:  # fmt: skip
+    """The fit without those `weak` links that are more likely false than true, errors (n, 2), and the chance (n,) that tiles hang on a false link."""
+    if not weak.any():
+        return fit, _errors_of(links, fit, inverse, island), np.zeros(len(stage))
+    without = _without(links, fit, inverse, weak, stage, drift)
+    if_false = _errors_of(links, without, inverse, island)
+    chance = _posterior(links, weak, without, if_false, guess)
+    if (chance > 0.5).any():
+        fit = _without(links, fit, inverse, chance > 0.5, stage, drift)
+    kept = weak & (chance <= 0.5)
+    error = _errors_of(links, fit, inverse, island)
+    p = chance_behind(island, links.tiles[kept], chance[kept])
+    away = without.solution.x - fit.solution.x
+    away -= away[island == 0].mean(axis=0)
+    both = (1 - p[:, None]) * error**2 + p[:, None] * (if_false**2 + away**2)
+    return fit, np.sqrt(both), p

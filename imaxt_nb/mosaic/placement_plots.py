@@ -11,14 +11,20 @@ import numpy as np
 import pandas as pd
 
 # %% auto #0
-__all__ = ['COLOURS', 'plot_placement', 'plot_residuals']
+__all__ = ['COLOURS', 'MEANS', 'plot_placement', 'plot_residuals']
 
 # %% ../../nbs/05_mosaic/37_placement_plots.ipynb #5aeb9418
 COLOURS = {
     "registered": "0.35",
     "island": "tab:purple",
+    "weak": "gold",
     "stage": "tab:orange",
     "missing": "tab:red",
+}
+MEANS = {
+    "island": "island, not linked to the rest",
+    "weak": "hangs on one weak link",
+    "stage": "placed by the stage",
 }
 
 
@@ -32,7 +38,7 @@ def _outlines(axes: Any, tiles: pd.DataFrame, size_um: tuple[float, float]) -> N
         axes.add_collection(
             PatchCollection(boxes, fc="none", ec=COLOURS[str(status)], lw=0.8, **style)
         )
-        name = "island, not linked to the rest" if status == "island" else str(status)
+        name = MEANS.get(str(status), str(status))
         axes.plot([], [], color=COLOURS[str(status)], label=f"{name}: {len(g)}", **style)
 
 # %% ../../nbs/05_mosaic/37_placement_plots.ipynb #22937fea
@@ -82,7 +88,7 @@ def _ellipses(
 ) -> None:
     from matplotlib.collections import EllipseCollection
 
-    seen = tiles[tiles["status"].isin(["registered", "island"])]
+    seen = tiles[tiles["status"].isin(["registered", "island", "weak"])]
     error = seen[["x_err_um", "y_err_um"]].to_numpy()
     if not len(error):
         return

@@ -22,6 +22,7 @@ from ..core.parameters import Parameters, param
 from ..core.progress import track
 from .calibration import Calibration
 from .distortion import Distortion
+from .graph import Links
 from .neighbours import neighbours, stage_pixels
 from imaxt_nb.mosaic.orientation import (
     coarse_view,
@@ -30,7 +31,7 @@ from imaxt_nb.mosaic.orientation import (
     structure,
     the_orientation,
 )
-from .placement import Links, Placement, place
+from .placement import Placement, place
 from .radial_prior import unknown_distortion
 from .register import register_widening
 from .strips import Stabiliser, stabiliser
@@ -45,6 +46,7 @@ from imaxt_nb.mosaic.tile_tables import (
     tile_rows,
     to_json,
     together,
+    weak_noted,
 )
 from ..sample.places import exists, join, read_json, save_json
 from ..sample.store import Sample
@@ -165,7 +167,7 @@ def place_section(
         for k, (r, q, w) in enumerate(zip(found, placed, weights, strict=True))
     ]
     for q, t in list(zip(placed, tiles, strict=True))[: 1 if same else None]:
-        notes += [n for n in (drift_noted(t, q), islands_noted(t)) if n]
+        notes += [n for n in (drift_noted(t, q), islands_noted(t), weak_noted(t)) if n]
     out = sum(int((w == 0).sum()) for w in weights)
     if out:
         of = f"{out} of {sum(len(w) for w in weights)} links"

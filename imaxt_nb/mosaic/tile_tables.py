@@ -14,14 +14,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from .distortion import Distortion
-from .placement import Links, Placement
+from .graph import Links
+from .pairs import chance_false
+from .placement import Placement
 from .register import Registered
 from .search import Floats
 from ..sample.tiles import TileSection
 
 # %% auto #0
 __all__ = ['MEASURES', 'links_of', 'planes_agree', 'together', 'SectionPlaces', 'tile_rows', 'drift_noted', 'islands_noted',
-           'link_rows', 'to_json', 'from_json']
+           'weak_noted', 'link_rows', 'to_json', 'from_json']
 
 # %% ../../nbs/05_mosaic/30_tile_tables.ipynb #100969de
 def links_of(r: Registered, use: NDArray[np.bool_], d: Distortion | None = None) -> Links:
@@ -31,7 +33,8 @@ def links_of(r: Registered, use: NDArray[np.bool_], d: Distortion | None = None)
         return Links(np.zeros((0, 2), int), np.zeros((0, 2)), np.zeros((0, 2, 2)))
     at, v = (np.array([getattr(o, n) for o in chosen]) for n in ("displacement", "covariance"))
     common = None if d is None else np.stack([d.common_modes(x) for x in at])
-    return Links(r.pairs[use], at, v, common)
+    chance = np.array([chance_false(o) for o in chosen])
+    return Links(r.pairs[use], at, v, common, chance)
 
 # %% ../../nbs/05_mosaic/30_tile_tables.ipynb #6a596504
 def planes_agree(found: list[Registered]) -> bool | None:
@@ -54,6 +57,7 @@ def together(links: list[Links]) -> Links:
         np.concatenate([k.displacement for k in links]),
         np.concatenate([k.covariance for k in links]),
         None if not common else np.concatenate(common),
+        np.concatenate([np.zeros(len(k.tiles)) if k.chance is None else k.chance for k in links]),
     )
 
 # %% ../../nbs/05_mosaic/30_tile_tables.ipynb #fa8c0e4d
@@ -71,7 +75,8 @@ def tile_rows(section: TileSection, plane: int, p: Placement, pixel_um: Floats) 
     xy, error = (p.position * pixel_um)[:, ::-1], (p.error * pixel_um)[:, ::-1]
     there = section.present[:, plane].any(axis=1)
     tied = np.where(p.island == 0, "registered", "island")
-    status = np.where(~there, "missing", np.where(p.n_links > 0, tied, "stage"))
+    held = np.where(p.chance > 0, "weak", np.where(p.n_links > 0, tied, "stage"))
+    status = np.where(~there, "missing", held)
     own = section.table[["tile", "row", "column", "stage_x_um", "stage_y_um"]].reset_index(
         drop=True
     )
@@ -79,7 +84,7 @@ def tile_rows(section: TileSection, plane: int, p: Placement, pixel_um: Floats) 
     own.insert(1, "plane", plane)
     return own.assign(
         x_um=xy[:, 0], y_um=xy[:, 1], x_err_um=error[:, 0], y_err_um=error[:, 1],
-        n_links=p.n_links, status=status, island=p.island,
+        n_links=p.n_links, status=status, island=p.island, p_false=p.chance,
     )  # fmt: skip
 
 # %% ../../nbs/05_mosaic/30_tile_tables.ipynb #632332dd
@@ -101,6 +106,16 @@ def islands_noted(tiles: pd.DataFrame) -> str:
     names = ", ".join(str(t) for t in apart["tile"][:8]) + (", ..." if len(apart) > 8 else "")
     where = "section {section}, plane {plane}".format(**apart.iloc[0][["section", "plane"]])
     return f"{where}: {len(apart)} tiles ({names}) are tied to each other, but to the rest by the stage only: up to {error:.1f} um"
+
+
+def weak_noted(tiles: pd.DataFrame) -> str:
+    """What to say of a plane's tiles that hang on links which may be false; "" if there are none."""
+    weak = tiles[tiles["status"] == "weak"]
+    if weak.empty:
+        return ""
+    names = ", ".join(str(t) for t in weak["tile"][:8]) + (", ..." if len(weak) > 8 else "")
+    where = "section {section}, plane {plane}".format(**weak.iloc[0][["section", "plane"]])
+    return f"{where}: {len(weak)} tiles ({names}) hang on a weak link that nothing checks: false with a chance of {100 * weak['p_false'].max():.0f} %"
 
 # %% ../../nbs/05_mosaic/30_tile_tables.ipynb #1827410b
 def link_rows(
