@@ -201,7 +201,8 @@ def _place(links: Links, stage: Floats, stage_error: float, unit: float) -> Plac
     weak = _weak(links, n, firm)
     firm &= ~weak
     label = islands(n, links.tiles[firm])
-    fit, error, chance = _believed(links, fit, inverse, label, weak, at, drift, float(stage_error))
+    w = fit.weight[:, None, None] * inverse
+    error, chance = _doubt(links, fit, w, label, weak, at, drift, float(stage_error))
     r = residual(links, fit.solution.x)
     pull = np.sqrt(np.einsum("mi,mij,mj->m", r, inverse, r))
     return Placement(
@@ -233,60 +234,38 @@ def _weak(links: Links, n: int, firm: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return weak
 
 # %% ../../nbs/05_mosaic/29_placement.ipynb #c03ccf75
-def _without(
-    links: Links,
-    fit: _Fit,
-    inverse: Floats,
-    out: NDArray[np.bool_],
-    stage: Floats,
-    drift: Drift | None,
-) -> _Fit:
-    """The fit without some links; that the stage is far off where they end only they say."""
-    weight, prior = np.where(out, 0, fit.weight), fit.prior.copy()
-    prior[links.tiles[out]] = 1
-    common = np.zeros_like(stage) if drift is None else drift.mean
-    w = weight[:, None, None] * inverse
-    s = solve_links(links, w, stage, prior[:, None] / fit.error**2, common)
-    return replace(fit, solution=s, weight=weight, prior=prior)
-
-
-def _errors_of(links: Links, fit: _Fit, inverse: Floats, island: Ints) -> Floats:
-    w = fit.weight[:, None, None] * inverse
-    return place_errors(fit.solution, island, shared(links, fit.solution, w))
-
-# %% ../../nbs/05_mosaic/29_placement.ipynb #bf103d1b
 SEARCHED = 10.0  # how wide false links lie, in errors of the stage
 
 
 def _posterior(
-    links: Links, weak: NDArray[np.bool_], without: _Fit, error: Floats, guess: float
+    links: Links, weak: NDArray[np.bool_], x: Floats, error: Floats, guess: float
 ) -> Floats:
-    """(m,) the chance that a `weak` link is false, 0 for others: true ones end where the stage says within `error` (n, 2), false ones anywhere."""
-    chance = np.zeros(len(weak))
-    if links.chance is not None:
-        r, v = residual(links, without.solution.x)[weak], (error[links.tiles[weak]] ** 2).sum(1)
-        true = np.exp(-0.5 * (r**2 / v).sum(axis=1)) / (2 * np.pi * np.sqrt(v.prod(axis=1)))
-        p = links.chance[weak]
-        chance[weak] = p / (p + (1 - p) * true * (SEARCHED * guess) ** 2)
-    return chance
+    """(k,) the chance that the `weak` links are false: true ones end where the stage says, at `x` within `error` (n, 2), false ones anywhere."""
+    assert links.chance is not None
+    v = (error[links.tiles[weak]] ** 2).sum(axis=1)
+    chi2 = (residual(links, x)[weak] ** 2 / v).sum(axis=1)
+    true = (1 + chi2 / NU) ** (-NU / 2 - 1) / (2 * np.pi * np.sqrt(v.prod(axis=1)))
+    p = links.chance[weak]
+    return np.asarray(p / (p + (1 - p) * true * (SEARCHED * guess) ** 2))
 
-# %% ../../nbs/05_mosaic/29_placement.ipynb #205aa4e8
-def _believed(
-    links: Links, fit: _Fit, inverse: Floats, island: Ints, weak: NDArray[np.bool_],
-    stage: Floats, drift: Drift | None, guess: float,
-) -> tuple[_Fit, Floats, Floats]:  # fmt: skip
-    """The fit without those `weak` links that are more likely false than true, errors (n, 2), and the chance (n,) that tiles hang on a false link."""
+# %% ../../nbs/05_mosaic/29_placement.ipynb #bf103d1b
+def _doubt(
+    links: Links, fit: _Fit, w: Floats, island: Ints, weak: NDArray[np.bool_], stage: Floats,
+    drift: Drift | None, guess: float,
+) -> tuple[Floats, Floats]:  # fmt: skip
+    """Errors (n, 2) with what `weak` links may be wrong by, and the chance (n,) that a tile hangs on a false one."""
+    s, n = fit.solution, len(stage)
+    error = place_errors(s, island, shared(links, s, w))
     if not weak.any():
-        return fit, _errors_of(links, fit, inverse, island), np.zeros(len(stage))
-    without = _without(links, fit, inverse, weak, stage, drift)
-    if_false = _errors_of(links, without, inverse, island)
-    chance = _posterior(links, weak, without, if_false, guess)
-    if (chance > 0.5).any():
-        fit = _without(links, fit, inverse, chance > 0.5, stage, drift)
-    kept = weak & (chance <= 0.5)
-    error = _errors_of(links, fit, inverse, island)
-    p = chance_behind(island, links.tiles[kept], chance[kept])
-    away = without.solution.x - fit.solution.x
+        return error, np.zeros(n)
+    w, prior = np.where(weak[:, None, None], 0, w), fit.prior.copy()
+    prior[links.tiles[weak]] = 1  # that the stage is far off there only they say
+    common = np.zeros((n, 2)) if drift is None else drift.mean
+    other = solve_links(links, w, stage, prior[:, None] / fit.error**2, common)
+    if_false = place_errors(other, island, shared(links, other, w))
+    chance = _posterior(links, weak, other.x, if_false, guess)
+    p = chance_behind(island, links.tiles[weak], chance)
+    away = other.x - s.x
     away -= away[island == 0].mean(axis=0)
-    both = (1 - p[:, None]) * error**2 + p[:, None] * (if_false**2 + away**2)
-    return fit, np.sqrt(both), p
+    q = p[:, None]
+    return np.sqrt((1 - q) * error**2 + q * (if_false**2 + away**2)), p
