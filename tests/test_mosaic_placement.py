@@ -139,9 +139,9 @@ def test_a_tile_on_a_weak_link_that_nothing_checks_is_not_registered() -> None:
 
 
 def test_the_error_of_a_tile_on_a_weak_link_holds_that_it_may_be_false() -> None:
-    """Of 60 draws three in ten are false: the r.m.s. of errors is what is stated, though most are a hundred times smaller."""
+    """Three draws in ten are false: the r.m.s. of errors is what is stated, though most are a hundred times smaller."""
     missed, stated = [], []
-    for seed in range(60):
+    for seed in range(30):
         nominal, true, links = hanging(seed, rightly=seed % 10 >= 3)
         p = place(links, nominal, 10)
         miss = p.position - true
