@@ -255,7 +255,10 @@ def doubted(
     return replace(k, reason="unlikely") if np.hypot(*pull) > UNLIKELY else k
 
 # %% ../../nbs/05_mosaic/25_pairs.ipynb #f47ae247
-VAGUE_ERROR, VAGUE_FALSE = 0.03, 0.25  # an agreement known worse than this; the share of false ones
+VAGUE_ERROR, VAGUE_FALSE = (
+    0.025,
+    0.25,
+)  # an agreement known worse than this; the share of false ones
 
 
 def chance_false(o: Offset) -> float:
