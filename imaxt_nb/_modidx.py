@@ -2456,6 +2456,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'imaxt_nb/mosaic/calibrate_flats.py'),
                                                  'imaxt_nb.mosaic.calibrate_flats.filled': ( '05_mosaic/calibrate_flats.html#filled',
                                                                                              'imaxt_nb/mosaic/calibrate_flats.py'),
+                                                 'imaxt_nb.mosaic.calibrate_flats.first_flat': ( '05_mosaic/calibrate_flats.html#first_flat',
+                                                                                                 'imaxt_nb/mosaic/calibrate_flats.py'),
                                                  'imaxt_nb.mosaic.calibrate_flats.margins_of': ( '05_mosaic/calibrate_flats.html#margins_of',
                                                                                                  'imaxt_nb/mosaic/calibrate_flats.py'),
                                                  'imaxt_nb.mosaic.calibrate_flats.pair_cells': ( '05_mosaic/calibrate_flats.html#pair_cells',

@@ -34,6 +34,7 @@ from imaxt_nb.mosaic.calibrate_flats import (
     check_engine,
     crop,
     filled,
+    first_flat,
     margins_of,
     pair_cells,
     pedestal_of,
@@ -111,7 +112,10 @@ def calibrate_tiles(
     )
     report.figures["margins_px"] = list(margins)
     if live:
-        _overlaps(sample, tiles, live, crude, margins, reach, p, report, warn, workers)
+        flats = [
+            first_flat(s, d, margins, size, shape) for s, d in zip(summaries, crude, strict=True)
+        ]
+        _overlaps(sample, tiles, live, crude, flats, margins, reach, p, report, warn, workers)
     _flats(summaries, crude, doubts, tiles, margins, size, p, report, warn)
     for section, tile, plane, c in sorted(tiles.damaged):
         warn(
@@ -149,8 +153,8 @@ def _look(
 
 # %% ../../nbs/05_mosaic/18_calibrate.ipynb #3172d692
 def _overlaps(
-    sample: Any, tiles: TileChoice, live: list[int], crude: list[float], margins: Margins, reach: int,
-    p: CalibrateParameters, report: CalibrationReport, warn: Warn, workers: int,
+    sample: Any, tiles: TileChoice, live: list[int], crude: list[float], flats: list[Floats], margins: Margins,
+    reach: int, p: CalibrateParameters, report: CalibrationReport, warn: Warn, workers: int,
 ) -> None:  # fmt: skip
     """Pairs, their offsets and the distortion, into the report; what fails is a warning."""
     shape = tiles.raw.tile_shape
@@ -173,7 +177,7 @@ def _overlaps(
 
         def reader(c: int) -> Callable[[Hashable], Floats]:
             return lambda key: np.asarray(
-                tiles.any(key, c).astype(np.float32) - np.float32(crude[c])
+                (tiles.any(key, c).astype(np.float32) - np.float32(crude[c])) / flats[c]
             )
 
         read = reader(channel)

@@ -22,7 +22,7 @@ from .stray import DOUBT, Stray, stray_light
 
 # %% auto #0
 __all__ = ['Overlaps', 'COMMON', 'BENT', 'check_engine', 'channel_flat', 'pair_cells', 'crop', 'pedestal_of', 'by_place',
-           'tile_stray', 'say_guesses', 'margins_of', 'tile_weight', 'filled']
+           'tile_stray', 'say_guesses', 'margins_of', 'tile_weight', 'filled', 'first_flat']
 
 # %% ../../nbs/05_mosaic/17_calibrate_flats.ipynb #036393d9
 def check_engine(engine: str) -> None:
@@ -190,3 +190,14 @@ def filled(flat: Floats, margins: Margins) -> Floats:
     top, bottom, left, right = margins
     inner = flat[top : flat.shape[0] - bottom, left : flat.shape[1] - right]
     return np.asarray(np.pad(inner, ((top, bottom), (left, right)), mode="edge"), np.float32)
+
+# %% ../../nbs/05_mosaic/17_calibrate_flats.ipynb #ae2a606d
+def first_flat(
+    tiles: list[TileSummary], dark: float, margins: Margins, size: int, shape: tuple[int, int]
+) -> Floats:
+    """The flat (y, x) that tiles have in common; 1 if they are fewer than 8. Its smooth terms may be the sample's."""
+    lit = [TileSummary(t.bins - dark, t.columns - dark, t.rows - dark) for t in tiles]
+    lit = [crop(t, margins, size) for t in lit if np.nanmedian(t.bins) > 0]
+    if len(lit) < 8:
+        return np.ones(shape, np.float32)
+    return filled(stack_flat(lit, size).expand(shape, size), margins)
