@@ -17,6 +17,7 @@ from archive_site import TAG, Site, until
 
 from imaxt_nb.archive.batch import Request, run_batch, run_one
 from imaxt_nb.archive.executor import Outcome
+from imaxt_nb.archive.processes import MARK, marked
 from imaxt_nb.archive.record import Record
 from imaxt_nb.archive.recover import reap
 from imaxt_nb.cli.runs import summary
@@ -274,3 +275,15 @@ def test_full_disk(
     (record,) = site.records()
     assert isinstance(record, Record) and record.status == "failed"
     assert site.survivors() == []
+
+
+def test_a_process_is_known_from_its_first_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When `Popen` returns, a program is there whose environment is empty for a moment still."""
+    for n in range(20):
+        with subprocess.Popen(["sleep", "60"], env=os.environ | {MARK: f"first {n}"}) as child:
+            alone = [psutil.Process(child.pid)]  # looking at all others would take long enough
+            monkeypatch.setattr(psutil, "process_iter", lambda found=alone: iter(found))
+            try:
+                assert [p.pid for p in marked(f"first {n}")] == [child.pid]
+            finally:
+                child.kill()

@@ -19,12 +19,13 @@ from click.testing import CliRunner
 from pipeline import imaxt
 from scipy.ndimage import gaussian_filter
 
+from imaxt_nb.archive.prepare import Request, prepare
 from imaxt_nb.cells.augment import thin_out
-from imaxt_nb.cells.dataset import Labelled, clean_labels, read_dataset
+from imaxt_nb.cells.dataset import Labelled, clean_labels, read_dataset, told_folder, write_dataset
 from imaxt_nb.cells.predict import doubt_of, find_nuclei, nuclei_model, segmenter
 from imaxt_nb.cells.predict_folder import predict_folder
 from imaxt_nb.cells.score import score
-from imaxt_nb.cells.sources import assign_splits, find_groups
+from imaxt_nb.cells.sources import assign_splits, find_groups, read_splits
 from imaxt_nb.cells.star import candidates, nms, star_targets, to_labels
 from imaxt_nb.cells.synthetic import drawn_nuclei, empty_field
 from imaxt_nb.cli.predict import predict
@@ -279,6 +280,37 @@ def test_one_bad_image_does_not_lose_the_others(field: Labelled, tmp_path: Path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadInput, match="no images"):
         predict_folder([tmp_path / "empty"], out, nuclei_model())
+
+
+@pytest.mark.parametrize(
+    ("step", "told", "field"),
+    [
+        ("dataset", "source", "images"),
+        ("train", "dataset", "labels"),
+        ("score", "dataset", "labels"),
+    ],
+)
+def test_a_corrected_data_set_is_another_input(
+    site: Path, tmp_path: Path, step: str, told: str, field: str
+) -> None:
+    """A run on what the folder held before is not the run that was asked for."""
+    write_dataset([Labelled("a", np.ones((9, 9)), np.eye(9, dtype=np.int32))], tmp_path / "set")
+    request = Request(f"cells/{step}", "s", {told: str(tmp_path / "set")})
+    before = prepare(request)
+    assert [Path(f.path).name for f in before.inputs] == ["images", "labels"]
+    assert prepare(request).key == before.key
+    tifffile.imwrite(tmp_path / "set" / field / "a.tif", np.zeros((9, 9), np.uint8))
+    assert prepare(request).key != before.key
+
+
+def test_a_folder_that_is_not_there_is_named_with_its_parameter(tmp_path: Path) -> None:
+    for value, says in (("", "no folder is told"), ("small", "./NAME"), (str(tmp_path), "labels/")):
+        with pytest.raises(BadInput, match=f"{says}.*") as e:
+            told_folder(value, "dataset", ["labels"])
+        assert "field: dataset" in str(e.value)
+    (tmp_path / "splits.csv").write_text("name,split\na,test\n")
+    with pytest.raises(BadInput, match="group"):
+        read_splits(str(tmp_path / "splits.csv"), str(tmp_path))
 
 
 def test_no_source_is_on_two_sides(shared_data: Path) -> None:

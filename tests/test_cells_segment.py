@@ -209,6 +209,23 @@ def test_one_bad_region_does_not_lose_the_others(region, tmp_path) -> None:
     assert table.size_px["blank"] == "unknown" and table.size_px["good"] == "250 x 250"
 
 
+def test_counts_that_cannot_be_decoded_are_named(region, tmp_path) -> None:
+    """The converted store lost bytes: the codec's own words name neither file nor remedy."""
+    import zarr
+
+    kept = zarr.create_array(tmp_path / "counts.zarr", data=region.data)
+    for chunk in (tmp_path / "counts.zarr/c").rglob("*"):
+        if chunk.is_file():
+            chunk.write_bytes(chunk.read_bytes()[:10])
+    sample, warnings = Sample.create("s", str(tmp_path)), []
+    segment_sample(
+        sample, [raw(region, "torn", data=kept), raw(region, "good")], TOLD, warn=warnings.append
+    )
+    (told,) = warnings
+    assert "region torn: failed" in told and "raw/imc.zarr/torn" in told
+    assert "convert again" in told and sample.images() == ["imc_good"]
+
+
 @pytest.mark.parametrize("root", ["", "memory://superseded"])
 def test_an_earlier_image_of_a_region_that_failed_now_is_moved_aside(
     region, tmp_path, root

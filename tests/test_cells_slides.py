@@ -22,6 +22,7 @@ from imaxt_nb.cells.slide_nuclei import (
     slide_plane,
 )
 from imaxt_nb.cells.slide_plane import SlidePlane, slide_levels
+from imaxt_nb.cells.slide_plots import plot_closeups, plot_density
 from imaxt_nb.cells.slide_tiles import OfWhole, StarNetwork, propose, star_network
 from imaxt_nb.cells.star import star_targets
 from imaxt_nb.core.errors import BadInput, ImaxtError
@@ -232,6 +233,10 @@ def test_an_empty_slide_has_zero_cells_and_it_is_said(tmp_path: Path, truth: np.
     assert "empty" in said[-1]
     cells = cells_anndata("S", kept, channels, image_prefix="axioscan", label="nuclei")
     assert cells.shape == (0, 2)
+    (shown,) = plot_density(results).axes[0].images
+    assert shown.get_clim() == (0, 1), "no negative densities"
+    (text,) = plot_closeups(sample, results, "axioscan", "DAPI").axes[0].texts
+    assert text.get_text() == "no nuclei on any slide"
 
 
 def test_a_tile_that_fails_is_named_and_done_again_later(tmp_path: Path, truth: np.ndarray) -> None:

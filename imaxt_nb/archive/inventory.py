@@ -37,15 +37,19 @@ def expand(patterns: Iterable[str], parameters: Mapping[str, Any]) -> list[str]:
             raise UsageError(f"pattern {pattern!r} names an unknown parameter {e}") from e
     return found
 
-
+# %% ../../nbs/12_archive/05_inventory.ipynb #59780d84
 def is_url(base: str) -> bool:
     """Is this a place that fsspec reaches, and not a local folder?"""
     return "://" in base
 
+
+def _is_remote(base: str, path: str) -> bool:
+    return is_url(base) and not Path(path).is_absolute()
+
 # %% ../../nbs/12_archive/05_inventory.ipynb #44225356
 def find_products(base: str, pattern: str) -> list[str]:
     """Paths under `base` that match, sorted, without drafts; absolute ones if the pattern is."""
-    if is_url(base):
+    if _is_remote(base, pattern):
         return _find_remote(base, pattern)
     if glob.has_magic(pattern):
         found = glob.glob(pattern, root_dir=base)
@@ -56,7 +60,7 @@ def find_products(base: str, pattern: str) -> list[str]:
 # %% ../../nbs/12_archive/05_inventory.ipynb #f4991588
 def describe(base: str, path: str, known: Known | None = None) -> FileInfo:
     """Digest and size in bytes of a product; `known` remembers digests of files."""
-    if is_url(base):
+    if _is_remote(base, path):
         return _describe_remote(base, path)
     p = Path(base, path)
     files = [p] if p.is_file() else files_under(p)

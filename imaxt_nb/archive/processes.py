@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 # %% auto #0
-__all__ = ['MARK', 'birth', 'is_running', 'family', 'marked', 'memory_mb', 'kill_all', 'die_with_parent']
+__all__ = ['MARK', 'LOOKS_S', 'birth', 'is_running', 'family', 'marked', 'memory_mb', 'kill_all', 'die_with_parent']
 
 # %% ../../nbs/12_archive/20_processes.ipynb #1a969868
 def birth(pid: int) -> float | None:
@@ -38,13 +38,16 @@ def is_running(pid: int | None, born: float | None) -> bool:
 
 # %% ../../nbs/12_archive/20_processes.ipynb #36ee3c9f
 MARK = "IMAXT_KERNEL"
+LOOKS_S = (0.0, 0.002, 0.02, 0.1)  # pauses before each look at what shows no environment yet
 
 
-def _is_marked(process: psutil.Process, mark: str) -> bool:
+def _environment(process: psutil.Process) -> dict[str, str] | None:
+    """The environment that a process was born with; None if it may come yet."""
     try:
-        return process.environ().get(MARK) == mark
+        found: dict[str, str] = process.environ()
+        return found or (None if process.exe() else {})  # the system's own threads have no program
     except (psutil.Error, OSError):
-        return False
+        return {}
 
 # %% ../../nbs/12_archive/20_processes.ipynb #86c445ef
 def family(pid: int) -> list[psutil.Process]:
@@ -58,7 +61,15 @@ def family(pid: int) -> list[psutil.Process]:
 # %% ../../nbs/12_archive/20_processes.ipynb #9aebd837
 def marked(mark: str) -> list[psutil.Process]:
     """Processes of this machine that carry the mark, wherever they went."""
-    return [p for p in psutil.process_iter() if _is_marked(p, mark)]
+    found, rest = [], list(psutil.process_iter())
+    for pause in LOOKS_S:
+        time.sleep(pause)
+        seen = [(p, _environment(p)) for p in rest]
+        found += [p for p, born_with in seen if born_with and born_with.get(MARK) == mark]
+        rest = [p for p, born_with in seen if born_with is None]
+        if not rest:
+            break
+    return found
 
 # %% ../../nbs/12_archive/20_processes.ipynb #e226500c
 def memory_mb(pid: int) -> float:

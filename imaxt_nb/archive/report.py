@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ from ..core.errors import UsageError
 from ..core.files import STAGING
 
 # %% auto #0
-__all__ = ['ParameterRow', 'defaults_of', 'described', 'parameter_rows', 'read_notebook', 'report_html', 'write_report']
+__all__ = ['ARCHIVE_FILES', 'ParameterRow', 'defaults_of', 'described', 'parameter_rows', 'read_notebook', 'own_files',
+           'report_html', 'write_report']
 
 # %% ../../nbs/12_archive/13_report.ipynb #140edf65
 @dataclass(frozen=True)
@@ -118,11 +119,27 @@ def read_notebook(folder: Path) -> tuple[dict[str, Any], str]:
         return {}, f"The notebook cannot be read: {e}"
     return (notebook, "") if isinstance(notebook, dict) else ({}, "The notebook is not one.")
 
+# %% ../../nbs/12_archive/13_report.ipynb #b41382de
+ARCHIVE_FILES = (
+    *("notebook.ipynb", "params.json", "record.json", "ro-crate-metadata.json", "log.jsonl"),
+    *("report.html", "thumbnail.png"),
+)
+
+
+def own_files(folder: Path) -> list[str]:
+    """What the notebook itself left in the run's folder (a table, a trained model), folders with a slash."""
+    found = (p for p in sorted(folder.iterdir()) if p.name not in ARCHIVE_FILES)
+    return [p.name + "/" * p.is_dir() for p in found if not p.name.startswith(".")]
+
 # %% ../../nbs/12_archive/13_report.ipynb #c82d9400
 def report_html(
-    record: Record, notebook: Mapping[str, Any], folder: Path = Path(), note: str = ""
+    record: Record,
+    notebook: Mapping[str, Any],
+    folder: Path = Path(),
+    note: str = "",
+    files: Sequence[str] = (),
 ) -> str:
-    """The report's page; `folder` is where pictures that the prose names are found."""
+    """The report's page; `folder` is where pictures that the prose names are found, `files` lie beside it."""
     script = asset("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
@@ -136,6 +153,7 @@ def report_html(
             script=Markup(script),
             script_hash=f"sha256-{digest}",
             note=note,
+            files=files,
         )
     )
 
@@ -146,7 +164,7 @@ def write_report(folder: Path, record: Record) -> None:
     A missing or damaged notebook gives a report that says so: how a run failed is worth a page.
     """
     notebook, note = read_notebook(folder)
-    page = report_html(record, notebook, folder, note)
+    page = report_html(record, notebook, folder, note, own_files(folder))
     draft = folder / f"{STAGING}report.html"
     try:  # in one step: half a page would pass for a report
         draft.write_text(page, "utf-8")

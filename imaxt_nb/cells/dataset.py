@@ -17,8 +17,22 @@ from numpy.typing import NDArray
 from ..core.errors import BadInput
 
 # %% auto #0
-__all__ = ['SUFFIXES', 'LUMINANCE', 'image_files', 'read_any', 'to_plane', 'clean_labels', 'Labelled', 'median_diameter',
-           'read_pair', 'read_dataset', 'write_dataset']
+__all__ = ['SUFFIXES', 'LUMINANCE', 'told_folder', 'image_files', 'read_any', 'to_plane', 'clean_labels', 'Labelled',
+           'median_diameter', 'read_pair', 'read_dataset', 'write_dataset']
+
+# %% ../../nbs/08_cells/10_dataset.ipynb #6e02802c
+def told_folder(value: str, field: str, parts: Sequence[str] = ("images", "labels")) -> Path:
+    """The folder that a parameter names, with one of `parts` in it; `BadInput` says what is wrong."""
+    holds = " or ".join(f"{p}/" for p in parts)
+    if not value:
+        raise BadInput("no folder is told", field=field, expected=f"a folder with {holds}")
+    home = Path(value)
+    if not home.is_dir():
+        hint = "an absolute path, or one with a slash, as ./NAME"
+        raise BadInput("no such folder", field=field, found=value, expected=hint)
+    if not any((home / p).is_dir() for p in parts):
+        raise BadInput("not a data set", field=field, found=value, expected=f"{holds} in it")
+    return home
 
 # %% ../../nbs/08_cells/10_dataset.ipynb #cebb060f
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")

@@ -62,7 +62,7 @@ def plot_training(log: pd.DataFrame) -> Figure:
     import matplotlib.pyplot as plt
 
     fig, ax = plt.subplots(figsize=(6, 3))
-    ax.plot(log.step, log.loss, color="grey")
+    ax.plot(log.step, log.loss, ".-", color="grey", ms=3)  # dots: a log may have one row
     ax.set(xlabel="step", ylabel="loss", ylim=(0, None))
     right = ax.twinx()
     for name in (c for c in log.columns if c.startswith("validation")):
@@ -103,5 +103,7 @@ def plot_extremes(
         ax.set_title(
             f"{what}: {row['name']} ({row['group']}), F1 {row.object_f1_50:.2f}", fontsize=8
         )
+    key = "outlines: true green, found white; red: missed, yellow: found where there is none"
+    fig.supxlabel(key, fontsize=9)
     fig.tight_layout()
     return fig

@@ -180,12 +180,23 @@ def _stored(sample: Any, region: RawRegionLike, key: str) -> Any:
     image = sample.image(name)
     return image if image.attrs.get("imaxt", {}).get("key") == key else None
 
+# %% ../../nbs/08_cells/07_segment.ipynb #1f4b7749
+def _counts(region: RawRegionLike) -> NDArray[Any]:
+    """The counts in memory; `BadInput` where the store is damaged: what a codec says of it names no file."""
+    try:
+        return np.asarray(region.data)
+    except MemoryError:
+        raise
+    except Exception as e:
+        text = f"converted counts are damaged ({e}); move raw/imc.zarr away and convert again"
+        raise BadInput(text, file=f"raw/imc.zarr/{region.name}") from e
+
 # %% ../../nbs/08_cells/07_segment.ipynb #655c57ac
 def _segment_one(
     sample: Any, region: RawRegionLike, parameters: SegmentParameters, key: str
 ) -> RegionResult:
     """Segment, measure and store a region, or measure what is stored."""
-    raw = np.asarray(region.data)
+    raw = _counts(region)
     if (image := _stored(sample, region, key)) is not None:
         nuclei, cells = (np.asarray(image.labels(n)) for n in ("nuclei", "cells"))
         data, name = np.asarray(image.data), f"maps_{region.name}"

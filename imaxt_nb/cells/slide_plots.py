@@ -41,8 +41,9 @@ def plot_density(results: Mapping[str, RegionResult], most: int = 12, bins: int 
         ends = [(0, n * side) for n in shape]
         t = r.measurements.table
         count, _, _ = np.histogram2d(t.y_um / 1000, t.x_um / 1000, shape, ends)
+        top = None if count.any() else 1.0  # without nuclei the scale would reach below 0
         drawn = ax.imshow(
-            count / side**2, extent=(0, ends[1][1], ends[0][1], 0), cmap="magma", vmin=0
+            count / side**2, extent=(0, ends[1][1], ends[0][1], 0), cmap="magma", vmin=0, vmax=top
         )
         ax.set_title(f"{r.name}: {r.n_cells:,} nuclei, per mm²", fontsize=8)
         ax.set_xlabel("mm", fontsize=8)
@@ -56,9 +57,11 @@ def plot_closeups(
 ) -> Figure:  # fmt: skip
     """The densest part of the slides with the most nuclei, without and with outlines."""
     ranked = sorted((r for r in results.values() if r.n_cells), key=lambda r: -r.n_cells)[:most]
-    fig, axes = panels(2 * len(ranked) or 1, 4, (3, 3.1))
+    fig, axes = panels(2 * len(ranked) or 1, 4, (3, 3.1 if ranked else 0.5))
     for ax in axes:
         ax.set_axis_off()
+    if not ranked:
+        axes[0].text(0, 0.5, "no nuclei on any slide", va="center")
     for k, r in enumerate(ranked):
         image = sample.image(f"{modality}_{r.name}")
         rows, columns = densest_window(r, size_um)

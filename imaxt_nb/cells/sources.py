@@ -161,17 +161,30 @@ def assign_splits(groups: pd.DataFrame, shares: dict[str, float] | None = None) 
             table.loc[table.group == group, "split"] = to
     return table
 
+# %% ../../nbs/08_cells/11_sources.ipynb #3b858b8a
+def _read_table(file: str) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(file, dtype={"name": str})
+    except (OSError, ValueError) as e:
+        raise BadInput(f"unreadable splits: {e}", file=file, field="splits") from e
+    if absent := {"name", "class", "group", "split"} - set(table):
+        raise BadInput("no table of splits", file=file, field="splits", expected=sorted(absent))
+    return table
+
 # %% ../../nbs/08_cells/11_sources.ipynb #302bec24
 def read_splits(file: str, dataset: str, everything: str = "") -> pd.DataFrame:
     """`splits.csv` of cells/dataset: a row an image (name, class, group, split, ...).
 
     Without a file all images of the data set are of the split `everything`, one class and group;
-    `BadInput` where that is not named: a network is not trained without a split by source.
+    `BadInput` where that is not named (a network is not trained without a split by source), or for
+    a file that is no such table.
     """
     import pandas as pd
 
     if file:
-        return pd.read_csv(file, dtype={"name": str})
+        return _read_table(file)
     if not everything:
         raise BadInput("no splits", field="splits", expected="splits.csv of cells/dataset")
     names = [p.stem for p in image_files(Path(dataset) / "images")]
