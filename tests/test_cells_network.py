@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 
 from imaxt_nb.cells.map_examples import map_examples, map_targets
-from imaxt_nb.cells.map_network import magnification_for, maps_at, probability_maps
+from imaxt_nb.cells.map_network import (
+    FAINT,
+    FAINT_VIEWS,
+    light_in_nuclei,
+    magnification_for,
+    maps_at,
+    probability_maps,
+    views_for,
+)
 from imaxt_nb.cells.map_training import MapTrainingParameters, map_loss, train_maps
 from imaxt_nb.cells.map_watershed import Maps, cells_from_maps, nuclei_from_maps
 from imaxt_nb.cells.parameters import SegmentParameters
@@ -149,11 +157,43 @@ def test_cells_are_shown_at_the_size_that_serves_them(
     zoom = magnification_for(first, planes[0], (1.0, 1.0))
     assert low <= zoom <= high
     chosen = probability_maps(planes[0], planes[1:])
-    given = probability_maps(planes[0], planes[1:], zoom=zoom)  # one view
+    given = probability_maps(planes[0], planes[1:], zoom=zoom)
     assert np.array_equal(chosen.depth, first.depth) == (zoom == 1)
     assert np.abs(chosen.depth - given.depth).mean() < 0.05
     f1 = [score(r.nuclei, nuclei_from_maps(m)).object_f1_50 for m in (first, chosen)]
     assert f1[1] >= f1[0]
+
+
+def test_eight_views_answer_alike_however_the_region_lies(planes) -> None:
+    every = [planes[0], *planes[1]]
+    across = [np.ascontiguousarray(p.T[::-1]) for p in every]
+    maps, turned = (maps_at(p, (1.0, 1.0), "imc", views=8) for p in (every, across))
+    np.testing.assert_allclose(turned.depth[::-1].T, maps.depth, atol=1e-4)
+    np.testing.assert_allclose(turned.classes[:, ::-1].transpose(0, 2, 1), maps.classes, atol=1e-4)
+
+
+def test_very_dim_regions_are_looked_at_in_more_views() -> None:
+    """Which changes their maps; where nuclei have light, or there are none, there is nothing to gain."""
+    told = dict(channels=["DNA1", *MEMBRANES], optics=Optics(brightness=0.033), seed=144)
+    clean, _ = remove_hot_pixels(simulate_region((96, 96), **told).data)
+    dna, rest = clean[-1], list(clean[:-1])
+    one, many = (maps_at([dna, *rest], (1.0, 1.0), "imc", 0.8, views) for views in (1, FAINT_VIEWS))
+    assert 0.3 < light_in_nuclei(one, dna, (1.0, 1.0)) < FAINT
+    chosen = probability_maps(dna, rest, zoom=0.8)
+    np.testing.assert_array_equal(chosen.depth, many.depth)
+    assert np.abs(many.depth - one.depth).max() > 0.05
+
+
+def test_sparse_regions_are_looked_at_in_more_views_but_not_empty_ones(planes, maps) -> None:
+    assert views_for(maps, planes[0], (1.0, 1.0)) == 2
+    classes = np.zeros((3, 50, 50), np.float32)
+    classes[0] = 1
+    dark = Maps(classes, classes[1], classes[1])
+    assert light_in_nuclei(dark, np.ones((50, 50), np.float32), (1.0, 1.0)) == np.inf
+    assert views_for(dark, np.ones((50, 50), np.float32), (1.0, 1.0)) == 2
+    classes[:2, 10:16, 10:16] = [[[0]], [[1]]]
+    assert views_for(dark, np.full((50, 50), 9, np.float32), (1.0, 1.0)) == 4
+    assert views_for(dark, np.ones((50, 50), np.float32), (1.0, 1.0)) == FAINT_VIEWS
 
 
 @pytest.mark.parametrize("value", [0.0, 7.0, 1000.0])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from .map_inputs import at_model_pixel, map_inputs, resample
 from .map_watershed import Maps, map_seeds
+from .star import VIEWS, View, seen_in
 from .watershed import smooth
 from ..core.errors import BadInput
 from ..networks.tiles import predict_tiles
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['TILE_PX', 'NAMES', 'USUAL_UM', 'USUAL_COUNTS', 'SIMILAR', 'CROWDED', 'DIM', 'LIMITS', 'ENOUGH', 'FEWEST', 'COVERED',
-           'FIELD_PX', 'maps_at', 'magnification_for', 'probability_maps']
+           'FIELD_PX', 'FAINT', 'FAINT_VIEWS', 'SPARSE_VIEWS', 'USUAL_VIEWS', 'maps_at', 'light_in_nuclei', 'views_for',
+           'magnification_for', 'probability_maps']
 
 # %% ../../nbs/08_cells/23_map_network.ipynb #b804427c
 TILE_PX = 1024
@@ -39,11 +41,18 @@ def _load(name: str) -> tuple[keras.Model, UNetConfig]:
     return network, card.config
 
 # %% ../../nbs/08_cells/23_map_network.ipynb #91b755da
+def _as_it_lay(view: View, planes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Planes (c, y, x) from a view (`cells.star.seen_in`) back to where they were."""
+    across, up, left = view
+    x = planes[:, :: -1 if up else 1, :: -1 if left else 1]
+    return x.transpose(0, 2, 1) if across else x
+
+# %% ../../nbs/08_cells/23_map_network.ipynb #fd32f236
 def maps_at(
     planes: Sequence[NDArray[np.float32]], pixel_um: tuple[float, float], model: str, zoom: float = 1.0,
-    turned: bool = False, tile_px: int = TILE_PX,
+    views: int = 1, tile_px: int = TILE_PX,
 ) -> Maps:  # fmt: skip
-    """Maps of counts, the nuclear plane (y, x) first, that the network sees `zoom` times as large; `turned`: the mean of two views, one of them turned and mirrored."""
+    """Maps of counts, the nuclear plane (y, x) first, that the network sees `zoom` times as large; the mean of the first `views` of eight turned and mirrored views."""
     network, config = _load(model)
     shape, pitch = planes[0].shape, (pixel_um[0] * zoom, pixel_um[1] * zoom)
     fine = [at_model_pixel(p, pitch) for p in planes]
@@ -54,9 +63,9 @@ def maps_at(
         return np.stack([p for n in NAMES for p in np.moveaxis(found[n], -1, 0)])
 
     found = answer(seen)
-    if turned:
-        found += answer(np.ascontiguousarray(seen[::-1]))[:, ::-1]
-        found *= np.float32(0.5)
+    for view in VIEWS[1:views]:
+        found += _as_it_lay(view, answer(seen_in(view, seen)))
+    found /= np.float32(views)
     if found.shape[1:] != shape:
         found = np.stack([resample(p, shape) for p in found])
     return Maps(found[:3], found[3], found[4], zoom)
@@ -70,6 +79,8 @@ LIMITS, ENOUGH = (0.5, 1.5), 1.1  # of magnification; the least that is worth a 
 # Nuclei that tell; of the area, by cells: where few lie apart, haze that is resampled looks like nuclei.
 FEWEST, COVERED = 10, 0.2
 FIELD_PX = 256
+FAINT = 1.5  # counts in nuclei, a square micrometre
+FAINT_VIEWS, SPARSE_VIEWS, USUAL_VIEWS = 8, 4, 2  # of a second look
 
 
 def _spans(n: int) -> list[slice]:
@@ -78,28 +89,41 @@ def _spans(n: int) -> list[slice]:
     return [slice(0, n)] if n <= 3 * FIELD_PX else [slice(c - FIELD_PX // 2, c + FIELD_PX // 2) for c in third]  # fmt: skip
 
 # %% ../../nbs/08_cells/23_map_network.ipynb #8a1132fc
+def light_in_nuclei(maps: Maps, nuclear: NDArray[np.float32], pixel_um: tuple[float, float]) -> float:  # fmt: skip
+    """Mean nuclear counts (y, x) a square micrometre where the maps say nucleus; infinite where they never do."""
+    inside = maps.classes[1] > 0.4
+    return float(nuclear[inside].mean()) / (pixel_um[0] * pixel_um[1]) if inside.any() else np.inf
+
+# %% ../../nbs/08_cells/23_map_network.ipynb #2dc6f270
+def views_for(maps: Maps, nuclear: NDArray[np.float32], pixel_um: tuple[float, float]) -> int:
+    """Over how many views a second look is averaged, from maps at their own size and nuclear counts (y, x)."""
+    light = light_in_nuclei(maps, nuclear, pixel_um)
+    if light < FAINT:
+        return FAINT_VIEWS
+    sparse = np.isfinite(light) and float((maps.classes[0] < 0.5).mean()) < COVERED
+    return SPARSE_VIEWS if sparse else USUAL_VIEWS
+
+# %% ../../nbs/08_cells/23_map_network.ipynb #bdc330f3
 def magnification_for(
     maps: Maps, nuclear: NDArray[np.float32], pixel_um: tuple[float, float]
 ) -> float:
     """How many times as large the network should see the cells of a region, from maps at their own size and nuclear counts (y, x); of a large one nine fields are looked at."""
-    pixel, counts = pixel_um[0] * pixel_um[1], [np.zeros(0, np.float32)]
-    n, covered, area = 0, 0.0, 0.0
+    pixel, n, covered, area = pixel_um[0] * pixel_um[1], 0, 0.0, 0.0
     for box in ((r, c) for r in _spans(nuclear.shape[0]) for c in _spans(nuclear.shape[1])):
         nucleus = maps.classes[1][box] > 0.4
         seeds = map_seeds(smooth(maps.depth[box], 0.8, pixel_um), nucleus, 0.92)
         n += int(seeds.max(initial=0))
         covered += float((maps.classes[0][box] < 0.5).sum()) * pixel
         area += nucleus.size * pixel
-        counts.append(nuclear[box][nucleus])
     if n < FEWEST or covered < COVERED * area:
         return 1.0
     zoom = (USUAL_UM / np.sqrt(covered / n)) ** CROWDED
     zoom = 1.0 if SIMILAR[0] < zoom < SIMILAR[1] else zoom
-    light = max(float(np.concatenate(counts).mean()) / pixel, 1e-3)
+    light = max(light_in_nuclei(maps, nuclear, pixel_um), 1e-3)
     zoom = float(np.clip(zoom * min(1.0, light / USUAL_COUNTS) ** DIM, *LIMITS))
     return zoom if max(zoom, 1 / zoom) > ENOUGH else 1.0
 
-# %% ../../nbs/08_cells/23_map_network.ipynb #2dc6f270
+# %% ../../nbs/08_cells/23_map_network.ipynb #e25c781e
 def probability_maps(
     nuclear: NDArray[np.float32],
     membranes: Sequence[NDArray[np.float32]],
@@ -116,6 +140,7 @@ def probability_maps(
     planes = [nuclear, *membranes]
     first = maps_at(planes, pixel_um, model, zoom or 1.0, tile_px=tile_px)
     chosen = zoom or magnification_for(first, nuclear, pixel_um)
-    if chosen == (zoom or 1.0):
+    views = views_for(first, nuclear, pixel_um)
+    if chosen == (zoom or 1.0) and views == USUAL_VIEWS:
         return first
-    return maps_at(planes, pixel_um, model, chosen, turned=True, tile_px=tile_px)
+    return maps_at(planes, pixel_um, model, chosen, views, tile_px)

@@ -149,7 +149,7 @@ LIMITS = (
     "It has not been scored on people's outlines: there are none here.",
     "Nuclei 3 to 18 um across at a resolution of about 1 um. Nerves, muscle fibres, fat cells and giant cells are none of them.",
     "Where cells are crowded (above 15,000 a square millimetre), or nuclei have less than a count a pixel, many are joined, divided or missed: look at the outlines before you count.",
-    "Large, bright nuclei among crowded cells are divided now and then (about one in twelve in a real islet, by the eye): a region's cells are shown enlarged together.",
+    "Large, bright nuclei among crowded cells are divided now and then (about one in twenty in a real islet, by the eye): a region's cells are shown enlarged together.",
     "Cells without any membrane signal end about where typical cells would; their shapes say nothing.",
     "Cells with several nuclei are divided, and cells whose nucleus lies outside the section are missed.",
     "The probabilities are those of simulated tissue: compare regions by them, don't take them as rates of error.",
@@ -162,7 +162,7 @@ def map_card(
     """The card of a trained model, before its digest is known."""
     return ModelCard(
         name=name,
-        version="4",
+        version="5",
         task="Probability maps of background, nucleus and cytoplasm, depth in the nucleus and borders between "
         "cells, from a nuclear channel and the sum of the membrane channels of imaging mass cytometry.",
         config=map_config(p.filters),

@@ -82,7 +82,7 @@ def nuclei_from_maps(
     maps: Maps,
     pixel_um: Pitch = (1.0, 1.0),
     *,
-    threshold: float = 0.4,
+    threshold: float = 0.45,
     seed_sigma_um: float = 1.0,
     seed_saddle: float = 0.88,
     min_area_um2: float = 10.0,

@@ -23,7 +23,7 @@ class SegmentParameters(Parameters):
     method: Literal["network", "classical"] = param("network", "how nuclei and cells are found")
     model: str = param("imc", "network: the shipped model, or the folder of another")
     nucleus_threshold: float = param(
-        0.4, "network: a nucleus where its probability is above", gt=0, lt=1
+        0.45, "network: a nucleus where its probability is above", gt=0, lt=1
     )
     cell_threshold: float = param(
         0.5, "network: a cell where nucleus or cytoplasm have a probability above", gt=0, lt=1
