@@ -303,6 +303,25 @@ def test_a_corrected_data_set_is_another_input(
     assert prepare(request).key != before.key
 
 
+@pytest.mark.parametrize(
+    ("step", "told"),
+    [("imc/train", "start_from"), ("beads/train", "start_from"), ("cells/score", "model")],
+)
+def test_a_model_trained_anew_is_another_input(
+    site: Path, tmp_path: Path, step: str, told: str
+) -> None:
+    """The folder's name is the same, what the run would find in it is not; no name is no folder."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name in ("card.json", "weights.npz"):
+        (folder / name).write_text("before")
+    before = prepare(Request(step, "s", {told: str(folder)}))
+    assert [Path(f.path).name for f in before.inputs] == ["card.json", "weights.npz"]
+    (folder / "weights.npz").write_text("anew")
+    assert prepare(Request(step, "s", {told: str(folder)})).key != before.key
+    assert prepare(Request(step, "s", {told: ""})).inputs == []
+
+
 def test_a_folder_that_is_not_there_is_named_with_its_parameter(tmp_path: Path) -> None:
     for value, says in (("", "no folder is told"), ("small", "./NAME"), (str(tmp_path), "labels/")):
         with pytest.raises(BadInput, match=f"{says}.*") as e:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from string import Formatter
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, create_model
@@ -45,8 +46,10 @@ class OptionalProducts(BaseModel):
     when: dict[str, Any] = Field(default_factory=dict)
 
     def counts(self, parameters: Mapping[str, Any]) -> bool:
-        """Have the parameters the values of `when`?"""
-        return all(parameters.get(name) == value for name, value in self.when.items())
+        """Have the parameters the values of `when`, and is none empty that the pattern names?"""
+        named = [name for _, name, _, _ in Formatter().parse(self.pattern) if name]
+        told = all(parameters.get(name, True) != "" for name in named)
+        return told and all(parameters.get(name) == value for name, value in self.when.items())
 
 # %% ../../nbs/12_archive/01_templates.ipynb #5f2fae9b
 class TemplateMetadata(BaseModel):
