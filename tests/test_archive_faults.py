@@ -133,6 +133,7 @@ def test_the_report_of_a_failure_is_there(outcomes: dict[str, Outcome]) -> None:
         names = {p.name for p in Path(outcomes[name].folder or "").iterdir()}
         assert {"notebook.ipynb", "report.html", "thumbnail.png", "record.json"} <= names
         assert not names & {"request.json", "heartbeat", "ballast"}
+        assert "heartbeat" not in Path(outcomes[name].folder or "", "report.html").read_text()
 
 
 # -- processes of ours that are ended ------------------------------------------------------

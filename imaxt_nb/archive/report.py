@@ -123,6 +123,7 @@ def read_notebook(folder: Path) -> tuple[dict[str, Any], str]:
 ARCHIVE_FILES = (
     *("notebook.ipynb", "params.json", "record.json", "ro-crate-metadata.json", "log.jsonl"),
     *("report.html", "thumbnail.png"),
+    *("request.json", "heartbeat", "ballast"),  # while it runs
 )
 
 
