@@ -58,6 +58,20 @@ def test_process_run_crate_has_what_the_profile_asks_for(tmp_path: Path) -> None
     assert {r for e in graph.values() for r in references(list(e.values()))} <= set(graph) | outside
 
 
+def test_what_the_notebook_left_in_the_folder_is_a_result(tmp_path: Path) -> None:
+    folder, record = make_run(tmp_path)
+    (folder / "a table.csv").write_text("x,y")
+    (folder / "model").mkdir()
+    (folder / "heartbeat").touch()  # of a run in progress
+    write_crate(folder, record)
+    graph = entities(folder)
+    left = {"@id": "a%20table.csv"}, {"@id": "model/"}
+    assert all(e in graph["./"]["hasPart"] for e in left) and "heartbeat" not in graph
+    assert all(e in graph[f"#run/{record.run_id}"]["result"] for e in left)
+    assert graph["a%20table.csv"]["sha256"] == hashlib.sha256(b"x,y").hexdigest()
+    assert graph["model/"]["@type"] == "Dataset"
+
+
 @pytest.mark.parametrize("status", ["failed", "timeout", "killed", "cancelled", "lost"])
 def test_a_failure_is_told(tmp_path: Path, status: str) -> None:
     folder, record = make_run(tmp_path, status=status, page=False)

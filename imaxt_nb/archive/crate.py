@@ -13,10 +13,11 @@ from typing import Any
 from urllib.parse import quote
 
 from .record import FileInfo, Record
+from .report import own_files
 from ..core.files import write_json
 
 # %% auto #0
-__all__ = ['CRATE_FILE', 'PROFILE', 'SPECIFICATION', 'CONTEXT', 'Entity', 'own_files', 'data_entity', 'value_entity', 'crate',
+__all__ = ['CRATE_FILE', 'PROFILE', 'SPECIFICATION', 'CONTEXT', 'Entity', 'file_entities', 'data_entity', 'value_entity', 'crate',
            'write_crate']
 
 # %% ../../nbs/12_archive/14_crate.ipynb #3668aa44
@@ -34,6 +35,7 @@ _FILES = {
     "record.json": "Record of the run",
     "log.jsonl": "Log of the run",
 }
+_ABOUT = ("thumbnail.png", "params.json", "record.json", "log.jsonl")  # the run, no result of it
 _GROWING = ("record.json", "log.jsonl")  # written to until the very end: no digest would stay true
 _STATUS = {
     "succeeded": "Completed",
@@ -47,18 +49,22 @@ def _ref(entity: Entity) -> Entity:
     return {"@id": entity["@id"]}
 
 # %% ../../nbs/12_archive/14_crate.ipynb #740d44ec
-def own_files(folder: Path) -> list[Entity]:
-    """The files of the run's folder, with type, size and SHA-256."""
-    entities = []
-    for name, description in _FILES.items():
+def file_entities(folder: Path) -> list[Entity]:
+    """The files of the run's folder, with type, size and SHA-256: the archive's, and what the notebook left there."""
+    entities: list[Entity] = []
+    left = own_files(folder)
+    for name, description in (_FILES | {n: n for n in left}).items():
         path = folder / name
+        if path.is_dir():
+            entities.append({"@id": quote(name), "@type": "Dataset", "name": name})
+            continue
         if not path.is_file() and name != "record.json":  # the record is always there in the end
             continue
         kind = {".ipynb": "application/x-ipynb+json", ".jsonl": "application/jsonl"}.get(
             path.suffix
         )
-        e: Entity = {"@id": name, "@type": "File", "name": description}
-        e["encodingFormat"] = kind or mimetypes.guess_type(name)[0]
+        e: Entity = {"@id": quote(name), "@type": "File", "name": description}
+        e["encodingFormat"] = kind or mimetypes.guess_type(name)[0] or "application/octet-stream"
         if name not in _GROWING:
             data = path.read_bytes()
             e |= {"contentSize": str(len(data)), "sha256": hashlib.sha256(data).hexdigest()}
@@ -123,13 +129,13 @@ def _action(record: Record, used: list[Entity], made: list[Entity], tool: Entity
 # %% ../../nbs/12_archive/14_crate.ipynb #0038fd59
 def crate(folder: Path, record: Record) -> Entity:
     """The RO-Crate description (JSON-LD) of a run's folder; the same run gives the same bytes."""
-    files = own_files(folder)
+    files = file_entities(folder)
     used = [data_entity(record, f) for f in record.inputs]
     used += [value_entity("parameter", n, v) for n, v in record.parameters.items()]
     made = [data_entity(record, f) for f in record.outputs]
     made += [value_entity("metric", n, v) for n, v in record.metrics.items()]
     tools = _tools(record)
-    pages = [f for f in files if f["@id"] in ("notebook.ipynb", "report.html")]
+    pages = [f for f in files if f["@id"] not in _ABOUT]
     action = _action(record, used, [*made, *pages], tools[0])
     when = record.finished_at or record.started_at
     published = (

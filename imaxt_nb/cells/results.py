@@ -5,7 +5,8 @@
 # %% ../../nbs/08_cells/06_results.ipynb #9ce8c5cb
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,8 @@ from ..core.errors import BadInput
 from ..sample.channels import Channel
 
 # %% auto #0
-__all__ = ['RegionResult', 'measured', 'without_cells', 'region_table', 'problems', 'segmentation_metrics', 'common_panel']
+__all__ = ['RegionResult', 'measured', 'without_cells', 'region_table', 'problems', 'named_regions', 'segmentation_metrics',
+           'common_panel']
 
 # %% ../../nbs/08_cells/06_results.ipynb #9ec7db6c
 @dataclass(frozen=True)
@@ -88,16 +90,25 @@ def region_table(results: Mapping[str, RegionResult]) -> Any:
 
 # %% ../../nbs/08_cells/06_results.ipynb #5b1de0aa
 def problems(results: Mapping[str, RegionResult], most: int = 5) -> list[str]:
-    """What went wrong, in words: once for all regions of the same fate, of which the first `most` are named."""
-    groups: dict[str, list[str]] = {}
+    """What went wrong, in words: once for all regions of the same fate, of which the first `most` are named.
+
+    Notes that differ in the region's name or in numbers alone (counts, a line of a file) are the same fate: the first one's is told.
+    """
+    groups: dict[tuple[str, str], list[RegionResult]] = {}
     for r in results.values():
         if r.status != "ok":
-            fate = f"{r.status} ({r.note})" if r.note else r.status
-            groups.setdefault(fate, []).append(r.name)
-    return [f"{_regions(names, most)}: {fate}" for fate, names in groups.items()]
+            alike = re.sub(rf"\b{re.escape(r.name)}\b|\d[\d.]*", "", r.note)
+            groups.setdefault((r.status, alike), []).append(r)
+    said = []
+    for (status, _), some in groups.items():
+        notes = list(dict.fromkeys(r.note for r in some))
+        note = notes[0] + ("; the others alike" if len(notes) > 1 else "")
+        whose = named_regions([r.name for r in some], most)
+        said.append(f"{whose}: {status} ({note})" if note else f"{whose}: {status}")
+    return said
 
 
-def _regions(names: list[str], most: int) -> str:
+def named_regions(names: Sequence[str], most: int = 5) -> str:
     """Regions by name, as many as fit into a line."""
     if len(names) == 1:
         return f"region {names[0]}"
@@ -148,8 +159,8 @@ def common_panel(
     """The channels that most regions with cells share, and the measurements of the regions that have exactly
     these: names and labels, in order. Of panels as common as each other the one with more cells.
 
-    Every region that is left out is named through `warn` with how its panel differs. Raises
-    `BadInput` when no region has cells.
+    Regions that are left out are told through `warn` with how their panel differs, those of the same panel together.
+    Raises `BadInput` when no region has cells.
     """
     votes: dict[tuple[str, ...], tuple[int, int]] = {}
     for r in results.values():
@@ -160,8 +171,11 @@ def common_panel(
         raise BadInput("no region has cells", found=", ".join(results) or "no regions")
     panel = max(votes, key=lambda titles: votes[titles])
     kept = {k: r for k, r in results.items() if _titles(r) == panel}
+    others: dict[str, list[str]] = {}
     for name in measured(results):
         if name not in kept:
-            difference = _difference(_titles(results[name]), panel)
-            warn(f"region {name}: left out of the table, its panel is another ({difference})")
+            others.setdefault(_difference(_titles(results[name]), panel), []).append(name)
+    for difference, names in others.items():
+        told = f"left out of the table, its panel is another ({difference})"
+        warn(f"{named_regions(names)}: {told}")
     return next(iter(kept.values())).channels, measured(kept)

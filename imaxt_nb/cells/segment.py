@@ -17,7 +17,7 @@ from .map_watershed import cells_from_maps, nuclei_from_maps, pixel_confidence
 from .measure import Measurements, measure
 from .parameters import SegmentParameters
 from .preprocess import remove_hot_pixels
-from .results import RegionResult, problems
+from .results import RegionResult, named_regions, problems
 from .watershed import grow_cells, segment_nuclei
 from ..core.errors import BadInput, unknown_name
 from ..core.progress import track
@@ -271,10 +271,12 @@ def segment_sample(
     for text in problems(results):
         warn(text)
     _refuse_nothing(results, parameters)
-    for result in results.values():
-        if result.measurements is None and sample.withdraw_image(result.image):
-            sample.withdraw_image(f"maps_{result.name}")
-            warn(f"region {result.name}: the image of an earlier run was moved to superseded/")
+    old = [r for r in results.values() if r.measurements is None and sample.withdraw_image(r.image)]
+    for r in old:
+        sample.withdraw_image(f"maps_{r.name}")
+    if old:
+        whose = named_regions([r.name for r in old])
+        warn(f"{whose}: the image of an earlier run was moved to superseded/")
     return results
 
 # %% ../../nbs/08_cells/07_segment.ipynb #c8e498c9

@@ -219,14 +219,13 @@ def _flats(
         dark[c] = value
         report.figures[f"pedestal {name}"] = round(value, 3)
         report.figures[f"pedestal error {name}"] = round(doubt, 3)
+        said = []
         if p.pedestal is None and not known:
-            warn(
-                f"channel {name}: pedestal {value:.1f} from noise alone: overlaps are too few or too alike"
-            )
+            said.append(f"pedestal {value:.1f} from noise alone: overlaps are too few or too alike")
         if p.flat == "none":
             errors.append(None)
         elif len(found) < 8:
-            warn(f"channel {name}: {len(found)} tiles are too few for a flat, it is 1")
+            said.append(f"{len(found)} tiles are too few for a flat, it is 1")
             errors.append(None)
         else:
             cropped = [crop(t, margins, size) for t in found]
@@ -234,12 +233,12 @@ def _flats(
             used = made[report.calibration.weight > 0]
             contrast = float((used / used.mean()).std())
             if error > max(contrast, 0.005):
-                warn(
-                    f"channel {name}: the flat's error ({error:.1%}) exceeds its contrast ({contrast:.1%}), it is 1"
-                )
+                said.append(f"the flat's error ({error:.1%}) exceeds its contrast ({contrast:.1%}), it is 1")
             else:
                 flat[c] = filled(made / used.mean(), margins)
             errors.append(round(error, 5) if np.isfinite(error) else None)
+        if said:
+            warn(f"channel {name}: {'; '.join(said)}")
     report.figures["flat_errors"] = errors
     report.calibration = replace(
         report.calibration, dark=dark, flat=None if p.flat == "none" else flat

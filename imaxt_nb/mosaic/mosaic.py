@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..core.figures import few_ticks
 from ..core.parameters import param
 from .calibration import Calibration, identity, load_calibration
 from .placement_plots import COLOURS, MEANS
@@ -175,6 +176,7 @@ def plot_places(tiles: pd.DataFrame, section: int, plane: int = 0, exaggerate: f
     fig.colorbar(shown, ax=ax, label="error of the place (um)", shrink=0.8)
     ax.set_title(f"section {section}: place less stage, x {exaggerate:g}")
     ax.set_aspect("equal")
+    few_ticks(ax)
     ax.invert_yaxis()
     ax.set_xlabel("x (um)")
     ax.set_ylabel("y (um)")

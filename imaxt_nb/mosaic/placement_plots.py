@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..core.figures import few_ticks
+
 # %% auto #0
 __all__ = ['COLOURS', 'MEANS', 'plot_placement', 'plot_residuals']
 
@@ -67,6 +69,7 @@ def plot_placement(
     _ellipses(axes, tiles, middle, size_um, magnify)
     axes.set(aspect="equal", xlabel="x (um)", ylabel="y (um)")
     axes.autoscale_view()
+    few_ticks(axes)
     axes.invert_yaxis()
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, frameon=False)
     return axes
@@ -92,7 +95,8 @@ def _ellipses(
     error = seen[["x_err_um", "y_err_um"]].to_numpy()
     if not len(error):
         return
-    usual = max(float(np.median(error[(seen["status"] == "registered").to_numpy()])), 1e-6)
+    length = np.hypot(*error[(seen["status"] == "registered").to_numpy()].T)
+    usual = max(float(np.median(length)) if len(length) else 0.0, 1e-6)
     scale = magnify or float(f"{0.08 * min(size_um) / usual:.0e}")
     wide = np.minimum(2 * error * scale, 0.9 * min(size_um))
     at = middle.loc[seen["tile"]].to_numpy()
@@ -109,7 +113,7 @@ def _ellipses(
         )
     )
     axes.set_title(
-        f"error of a tile: {usual:.2g} um (median), drawn {scale:,.0f} times", fontsize=9
+        f"error of a place, x and y together: {usual:.2g} um (median), drawn {scale:,.0f} times", fontsize=9
     )
 
 # %% ../../nbs/05_mosaic/37_placement_plots.ipynb #ec21ee5f
@@ -125,6 +129,7 @@ def plot_residuals(links: pd.DataFrame, axes: Any = None) -> Any:
         np.clip(values, -reach, reach), bins=np.linspace(-reach, reach, 31), label=["x", "y"]
     )
     axes[0].set(xlabel="residual (um)", ylabel="links")
+    axes[0].locator_params(axis="x", nbins=4)
     axes[0].legend(frameon=False)
     shown = [np.clip(t["agreement"], 0, 1.2) for t in (good, other)]
     axes[1].hist(shown, bins=np.linspace(0, 1.2, 31), stacked=True, label=["accepted", "not"])
