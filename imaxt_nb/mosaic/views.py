@@ -190,7 +190,8 @@ def plot_seam(
         picture, seen = (a.astype(np.float32) for a in paint(painter, canvas, 0, area))
         picture = np.where(seen > 0, picture[channel], np.nan)
         low, high = np.nanpercentile(picture, [1, 99.5])
-        ax.imshow(picture, cmap="gray", vmin=low, vmax=max(high, low + 1e-6))
+        grey = plt.get_cmap("gray").with_extremes(bad="lightsteelblue")  # nothing was seen
+        ax.imshow(picture, cmap=grey, vmin=low, vmax=max(high, low + 1e-6))
         scale_bar(ax, (picture.shape[0], picture.shape[1]), raw.pixel_um[-1])
         step, like = tiles_apart(painter, canvas, area, channel)
         ax.set_title(f"{title}\ntiles differ by {step:.3g} counts, correlation {like:.2f}")
