@@ -27,6 +27,7 @@ from imaxt_nb.mosaic.calibrate_choice import CalibrateParameters
 from imaxt_nb.sample.channels import Channel
 
 GAIN, READ, OFFSET = 8.0, 6.0, 100.0  # of the generator
+BY_HAND = "<!-- written by hand below this line: the script keeps it -->"
 BASIC = """
 import sys, time, json, numpy as np, importlib.metadata as m
 from basicpy import BaSiC
@@ -175,8 +176,14 @@ def main() -> None:
     version = next((b["version"] for b in basic.values()), "not run")
     text = f"BaSiCPy {version}; numpy {np.__version__}; flats: r.m.s. error in percent\n\n{as_markdown(table)}\n"
     command = "python benchmarks/stpt_calibration.py --seeds " + " ".join(map(str, a.seeds))
-    a.out.write_text(f"# Calibration of tiles\n\n`{command}`\n\n{text}")
+    a.out.write_text(f"# Calibration of tiles\n\n`{command}`\n\n{text}{by_hand(a.out)}")
     print(text)
+
+
+def by_hand(page: Path) -> str:
+    """What people wrote on the page, below the tables: a new run keeps it."""
+    _, mark, kept = (page.read_text() if page.exists() else "").partition(BY_HAND)
+    return f"\n{mark}{kept}" if mark else ""
 
 
 def as_markdown(table: pd.DataFrame) -> str:

@@ -111,6 +111,9 @@ def calibrate_tiles(
         Calibration(tile_weight(shape, margins)), names, strays, None, [], {}, []
     )
     report.figures["margins_px"] = list(margins)
+    report.figures |= {
+        f"photon {k}": round(d[1], 3) for k, d in zip(names, doubts, strict=True) if d[1] < np.inf
+    }
     if live:
         flats = [
             first_flat(s, d, margins, size, shape) for s, d in zip(summaries, crude, strict=True)

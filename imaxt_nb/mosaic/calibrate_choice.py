@@ -247,7 +247,8 @@ def find_distortion(sample: Any, text: str, modality: str) -> Distortion:
     places = [text, join(text, "distortion.json")]
     if "/" not in text and not text.endswith(".json"):
         root = sample.root.rpartition("/")[0]
-        places = [join(root, text, "calibration", m, "distortion.json") for m in (modality, "stpt")]
+        kinds = dict.fromkeys((modality, "stpt"))
+        places = [join(root, text, "calibration", m, "distortion.json") for m in kinds]
     for place in places:
         if place.endswith(".json") and exists(place):
             return read_distortion(place)

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.figures import scale_bar
+from ..core.compute import rng
+from ..core.figures import panels, scale_bar
 from .calibrate import CalibrationReport
 from .calibrate_choice import TileChoice, finite
 from .distortion import Distortion
 from .flat import Floats
 from .gather import gather
+from .overlap_flat import CELL
 from .patches import common_box
 from .radial_prior import predicted_error
 
@@ -24,14 +26,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['plot_stray', 'plot_flats', 'channel_table', 'plot_differences', 'plot_distortion', 'tile_reader', 'plot_overlap']
+__all__ = ['plot_stray', 'plot_flats', 'photon_differences', 'channel_table', 'plot_differences', 'plot_distortion',
+           'plot_patches', 'tile_reader', 'plot_overlap']
 
 # %% ../../nbs/05_mosaic/19_calibration_plots.ipynb #9458fc16
 def plot_stray(report: CalibrationReport, share: float = 0.1) -> Figure:
-    """What is added in the first tenth of columns and rows, a line a channel; what is dropped in grey (Fig. 6)."""
+    """What is added in the first tenth of columns and rows, a line a channel; what is dropped in grey (Fig. 6). Linear within 0.1, decades above."""
     import matplotlib.pyplot as plt
 
-    fig, axes = plt.subplots(1, 2, figsize=(8, 2.6), sharey=True, layout="constrained")
+    fig, axes = plt.subplots(1, 2, figsize=(9, 3), sharey=True, layout="constrained")
     margins = report.figures.get("margins_px", [0, 0, 0, 0])
     for k, (ax, axis, drop) in enumerate(
         zip(axes, ("column", "row"), (margins[2], margins[0]), strict=True)
@@ -40,14 +43,17 @@ def plot_stray(report: CalibrationReport, share: float = 0.1) -> Figure:
             line = strays[k].excess / strays[k].level
             ax.plot(line[: max(10, int(len(line) * share))], lw=1, label=name)
         ax.axvspan(0, drop, color="0.85", zorder=0)
-        ax.set(xlabel=f"{axis}, px", title=f"first {drop} px dropped")
-    axes[0].set_ylabel("added / level of dim tiles")
-    axes[0].legend(frameon=False, fontsize=7)
+        ax.axhline(0, color="0.5", lw=0.6, zorder=0)
+        ax.set_yscale("symlog", linthresh=0.1)
+        ax.set_yticks([-0.1, 0, 0.1, 1, 10], ["-0.1", "0", "0.1", "1", "10"])
+        ax.set(xlabel=f"{axis} (px)", title=f"first {drop} px dropped")
+    axes[0].set_ylabel("added light / level of dim tiles")
+    axes[1].legend(frameon=False, fontsize=8)
     return fig
 
 # %% ../../nbs/05_mosaic/19_calibration_plots.ipynb #182851f6
-def plot_flats(report: CalibrationReport, columns: int = 4) -> Figure:
-    """The flat of each channel, in one scale of greys; the margins that are dropped in blue."""
+def plot_flats(report: CalibrationReport, pixel_um: float = 1.0, columns: int = 4) -> Figure:
+    """The flat of each channel, in one scale of greys; the margins that are dropped in blue. Axes in mm, or in px where a pixel's size isn't known (1)."""
     import matplotlib.pyplot as plt
 
     flat = report.calibration.flat
@@ -56,7 +62,7 @@ def plot_flats(report: CalibrationReport, columns: int = 4) -> Figure:
     fig, axes = plt.subplots(
         rows,
         min(n, columns),
-        figsize=(2.6 * min(n, columns), 2.6 * rows),
+        figsize=(2.6 * min(n, columns) + 0.8, 2.8 * rows),
         squeeze=False,
         layout="constrained",
     )
@@ -64,11 +70,13 @@ def plot_flats(report: CalibrationReport, columns: int = 4) -> Figure:
     if flat is not None:
         low, high = np.percentile(flat[:, report.calibration.weight > 0][:, ::61], (0.5, 99.5))
     shown = None
-    for ax in axes.ravel():
+    for ax in axes.ravel()[n:]:
         ax.set_axis_off()
+    scale, unit = (1, "px") if pixel_um == 1 else (pixel_um / 1000, "mm")
     for c, ax in zip(range(n), axes.ravel(), strict=False):
         ax.set_title(report.channels[c], fontsize=10)
         if flat is not None:
+            tall, wide = (m * scale for m in flat.shape[1:])
             step = max(1, max(flat.shape[1:]) // 500)
             used = report.calibration.weight[::step, ::step] > 0
             shown = ax.imshow(
@@ -76,70 +84,74 @@ def plot_flats(report: CalibrationReport, columns: int = 4) -> Figure:
                 cmap=plt.get_cmap("gray").with_extremes(bad="lightsteelblue"),
                 vmin=min(low, 0.99),
                 vmax=max(high, 1.01),
+                extent=(0, wide, tall, 0),
             )
+            ax.set_xlabel(f"x ({unit})")
+            ax.label_outer()
     if shown is not None:
+        axes[0, 0].set_ylabel(f"y ({unit})")
         fig.colorbar(shown, ax=axes, shrink=0.7, label="relative response")
     return fig
 
 # %% ../../nbs/05_mosaic/19_calibration_plots.ipynb #57ca7e2a
+def photon_differences(report: CalibrationReport, channel: int) -> NDArray[np.float64] | None:
+    """What `differences` would be by the photons of each cell alone (drawn, seed 0), or None where the units a photon aren't known."""
+    gain = report.figures.get(f"photon {report.channels[channel]}")
+    dark, cells = report.calibration.dark, report.cells[channel]
+    if gain is None or not cells.shape[1]:
+        return None
+    light = cells[:2] - (0.0 if dark is None else float(dark[channel].flat[0]))
+    light = light[:, (light > 0).all(axis=0)]
+    width = np.sqrt(gain / CELL**2 * (1 / light).sum(axis=0))
+    return np.asarray(width * rng(0, "photons").standard_normal(len(width)))
+
+# %% ../../nbs/05_mosaic/19_calibration_plots.ipynb #693fa61a
+def _width(values: NDArray[Any] | None) -> float:
+    """Robust standard deviation about zero."""
+    return (
+        float(1.4826 * np.median(np.abs(values))) if values is not None and len(values) else np.nan
+    )
+
+# %% ../../nbs/05_mosaic/19_calibration_plots.ipynb #337b946b
 def channel_table(report: CalibrationReport) -> Any:
-    """A row a channel: pedestal and its standard error, that of the flat, robust width of the overlaps' differences before and after it, in percent."""
+    """A row a channel: pedestal and flat with their standard errors; robust widths of the overlaps' differences before and after the flat, and by photons alone, in percent."""
     import pandas as pd
 
     errors = report.figures.get("flat_errors", [])
     rows = []
     for c, name in enumerate(report.channels):
-        width = [1.4826 * np.median(np.abs(report.differences(c, k))) if report.cells[c].shape[1] else np.nan
-                 for k in (False, True)]  # fmt: skip
+        widths = [_width(report.differences(c, k)) for k in (False, True)]
+        widths.append(_width(photon_differences(report, c)))
         error = errors[c] if c < len(errors) and errors[c] is not None else np.nan
+        pedestal = [
+            report.figures.get(f"{k} {name}", np.nan) for k in ("pedestal", "pedestal error")
+        ]
         rows.append(
-            [
-                name,
-                report.figures.get(f"pedestal {name}", np.nan),
-                report.figures.get(f"pedestal error {name}", np.nan),
-                100 * error,
-                *(100 * w for w in width),
-            ]
+            [*(round(v, 2) for v in (*pedestal, 100 * error)), *(round(100 * w, 1) for w in widths)]
         )
-    names = [
-        "channel",
-        "pedestal, ADU",
-        "its error, ADU",
-        "error of the flat, %",
-        "overlaps differ by, %",
-        "after the flat, %",
-    ]
-    return pd.DataFrame(rows, columns=names).round(2)
+    names = ["pedestal, ADU", "its error, ADU", "error of the flat, %", "overlaps differ by, %", "after the flat, %", "by photons alone, %"]  # fmt: skip
+    return pd.DataFrame(rows, columns=names, index=report.channels).dropna(axis=1, how="all")
 
-# %% ../../nbs/05_mosaic/19_calibration_plots.ipynb #693fa61a
+# %% ../../nbs/05_mosaic/19_calibration_plots.ipynb #846d1ea5
 def plot_differences(report: CalibrationReport) -> Figure:
-    """Relative differences of what two tiles see of the same place, before and after the flat (Fig. 7)."""
-    import matplotlib.pyplot as plt
-
+    """What two tiles differ by at the same place, before and after the flat, and by photons alone (Fig. 7)."""
     some = [c for c in range(len(report.channels)) if report.cells[c].shape[1]]
-    fig, axes = plt.subplots(
-        1,
-        max(1, len(some)),
-        figsize=(2.8 * max(1, len(some)), 2.5),
-        squeeze=False,
-        layout="constrained",
-    )
-    for c, ax in zip(some, axes[0], strict=False):
-        before, after = (report.differences(c, corrected) for corrected in (False, True))
-        reach = float(np.percentile(np.abs(before), 98)) + 1e-6
+    fig, axes = panels(len(some), 4, (2.8, 2.6))
+    for c, ax in zip(some, axes, strict=True):
+        before, after = (100 * report.differences(c, corrected) for corrected in (False, True))
+        photons = photon_differences(report, c)
+        bins = np.linspace(-1, 1, 81) * (float(np.percentile(np.abs(before), 98)) + 1e-6)
+        if photons is not None:
+            label = f"photons: {100 * _width(photons):.1f} %"
+            ax.hist(100 * photons, bins, color="0.85", label=label)
         for values, label in ((before, "before"), (after, "after")):
-            width = 1.4826 * np.median(np.abs(values))
-            ax.hist(
-                values,
-                np.linspace(-reach, reach, 81),
-                histtype="step",
-                label=f"{label}: {width:.1%}",
-            )
-        ax.set(title=report.channels[c], xlabel="relative difference", yticks=[])
-        ax.legend(frameon=False, fontsize=7)
+            ax.hist(values, bins, histtype="step", label=f"{label}: {_width(values):.1f} %")
+        ax.set(title=report.channels[c], xlabel="difference (%)", yticks=[])
+        ax.set_ylim(0, 1.45 * ax.get_ylim()[1])  # room for the legend
+        ax.legend(frameon=False, fontsize=8, loc="upper left")
     return fig
 
-# %% ../../nbs/05_mosaic/19_calibration_plots.ipynb #337b946b
+# %% ../../nbs/05_mosaic/19_calibration_plots.ipynb #4aee5366
 def plot_distortion(
     d: Distortion, pixel_um: float = 1.0, covariance: NDArray[Any] | None = None
 ) -> Figure:
@@ -150,12 +162,13 @@ def plot_distortion(
     import matplotlib.pyplot as plt
 
     n = 1 if covariance is None else 2
-    fig, axes = plt.subplots(1, n, figsize=(4 * n, 3.6), squeeze=False, layout="constrained")
+    fig, axes = plt.subplots(1, n, figsize=(5 * n, 4.4), squeeze=False, layout="constrained")
     ax = axes[0, 0]
-    r, c = np.meshgrid(*(np.linspace(0, m - 1, 15) for m in d.tile_shape), indexing="ij")
+    r, c = np.meshgrid(*(np.linspace(0, m - 1, 13) for m in d.tile_shape), indexing="ij")
     v = d.displacement(r, c)
     size = np.hypot(*v)
-    stretch = max(d.tile_shape) / 14 / max(float(size.max()), 1e-9)
+    # whole factors are easier to undo by eye; the longest arrow is 1.5 steps of the lattice
+    stretch = max(1.0, np.floor(max(d.tile_shape) / 8 / max(float(size.max()), 1e-9)))
     arrows = ax.quiver(
         c,
         r,
@@ -165,21 +178,47 @@ def plot_distortion(
         angles="xy",
         scale_units="xy",
         scale=1,
+        width=0.006,
     )
     unit = "um" if pixel_um != 1 else "px"
-    fig.colorbar(arrows, ax=ax, shrink=0.7, label=f"displacement, {unit}")
+    fig.colorbar(arrows, ax=ax, shrink=0.7, label=f"displacement ({unit})")
     ax.set_title(
-        f"at most {d.largest_px() * pixel_um:.1f} {unit}, drawn x {stretch:.0f}", fontsize=10
+        f"displacement: at most {d.largest_px() * pixel_um:.1f} {unit}, drawn {stretch:.0f} times",
+        fontsize=10,
     )
-    ax.set(aspect="equal", xlabel="column, px", ylabel="row, px")
-    ax.invert_yaxis()
+    (tall, wide), pad = d.tile_shape, float(size.max()) * stretch + max(d.tile_shape) / 40
+    ax.set(aspect="equal", xlabel="column (px)", ylabel="row (px)")
+    ax.set(xlim=(-pad, wide + pad), ylim=(tall + pad, -pad))
     if covariance is not None:
-        error = axes[0, 1].imshow(
-            predicted_error(covariance), extent=(0, d.tile_shape[1], d.tile_shape[0], 0)
+        known = predicted_error(covariance) * pixel_um
+        over = (0, d.tile_shape[1], d.tile_shape[0], 0)
+        error = axes[0, 1].imshow(known, extent=over, interpolation="bilinear", vmin=0)
+        fig.colorbar(error, ax=axes[0, 1], shrink=0.7, label=f"standard error ({unit})")
+        axes[0, 1].set_title(f"standard error: at most {known.max():.2g} {unit}", fontsize=10)
+        axes[0, 1].set(xlabel="column (px)", ylabel="row (px)")
+    return fig
+
+# %% ../../nbs/05_mosaic/19_calibration_plots.ipynb #4f060b2e
+def plot_patches(report: CalibrationReport, pixel_um: float = 1.0) -> Figure | None:
+    """How far patches of all overlaps were from where the rest of their overlap is, and are after the fit; None if no overlap was measured."""
+    fit = report.fit
+    if fit is None or len(fit.patches) == 0:
+        return None
+    moved = fit.patches[:, 2:4].copy()
+    for i in np.unique(fit.pair):
+        moved[fit.pair == i] -= np.median(moved[fit.pair == i], axis=0)
+    fig, (ax,) = panels(1, 1, (5.5, 2.8))
+    out = [np.hypot(*v.T) * pixel_um for v in (moved, fit.residuals)]
+    ends = np.percentile(out[1], 1), max(v.max() for v in out)  # below are middles of overlaps
+    bins = np.geomspace(*(np.array(ends) * (0.8, 1.2) + 1e-6), 41)
+    unit = "px" if pixel_um == 1 else "um"
+    for values, label in zip(out, ("as acquired", "corrected"), strict=True):
+        ax.hist(
+            values, bins, histtype="step", label=f"{label}: {np.median(values):.2g} {unit} (median)"
         )
-        fig.colorbar(error, ax=axes[0, 1], shrink=0.7, label="standard error, px")
-        axes[0, 1].set_title("how well it is known", fontsize=10)
-        axes[0, 1].set(xlabel="column, px", ylabel="row, px")
+    ax.set(xscale="log", xlabel=f"patch off its overlap ({unit})", ylabel="patches")
+    ax.set_ylim(0, 1.4 * ax.get_ylim()[1])
+    ax.legend(frameon=False, fontsize=8, loc="upper left")
     return fig
 
 # %% ../../nbs/05_mosaic/19_calibration_plots.ipynb #ff4fdfc6

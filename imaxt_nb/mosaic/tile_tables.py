@@ -92,9 +92,9 @@ def drift_noted(tiles: pd.DataFrame, p: Placement) -> str:
     """What to say of the stage of a plane with these rows, if its errors have something in common; else ""."""
     if p.drift is None:
         return ""
-    kinds = " and ".join(sorted({n for axis in p.drift.kinds for n in axis}))
+    kinds = ", ".join(sorted({n for axis in p.drift.kinds for n in axis}))
     where = "section {section}, plane {plane}".format(**tiles.iloc[0][["section", "plane"]])
-    return f"{where}: the stage's errors have {kinds} in common"
+    return f"{where}: the stage errs by a pattern ({kinds}); tiles without a link follow it"
 
 
 def islands_noted(tiles: pd.DataFrame) -> str:

@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 
 from ..core.compute import rng
 from ..core.errors import BadInput
+from ..core.figures import scale_bar
 from .canvas import Canvas, canvas_of
-from .fuse import Optics, Painter, optics_of, paint, plane_tiles
+from .fuse import Optics, Painter, PlaneTiles, optics_of, paint, plane_tiles
 from .gather import gather
 from ..sample.images import Image
 from ..sample.tiles import read_whole
 
 # %% auto #0
-__all__ = ['overview', 'plot_mosaic', 'stage_places', 'strongest_seam', 'plot_seam']
+__all__ = ['overview', 'plot_mosaic', 'stage_places', 'strongest_seam', 'tiles_apart', 'plot_seam']
 
 # %% ../../nbs/05_mosaic/35_views.ipynb #91a488fb
 def overview(image: Image, z: int, channel: int | None = None, side: int = 1200) -> NDArray[Any]:
@@ -146,22 +147,39 @@ def _bare(optics: Optics) -> Optics:
     )
 
 # %% ../../nbs/05_mosaic/35_views.ipynb #7997076f
+def tiles_apart(
+    painter: Painter, canvas: Canvas, area: tuple[int, int, int, int], channel: int = 0
+) -> tuple[float, float]:
+    """Mean difference in counts and correlation of the two tiles that share most of the area; NaN where none share a piece of it."""
+    (here,) = painter.planes
+    under, found = [tile for tile, _ in painter.under(0, area)], []
+    for i in np.flatnonzero(np.isin(here.tiles, under)):
+        alone = PlaneTiles(
+            here.section, here.plane, here.tiles[i : i + 1], here.place_px[i : i + 1]
+        )
+        picture, seen = paint(replace(painter, planes=(alone,)), canvas, 0, area)
+        if (seen > 0).any():
+            found.append(np.where(seen > 0, picture[channel].astype(np.float32), np.nan))
+    shared, apart = 100, (np.nan, np.nan)  # fewer pixels tell nothing
+    for i, a in enumerate(found):
+        for b in found[:i]:
+            both = np.isfinite(a + b)
+            if both.sum() > shared:
+                shared, step = both.sum(), float(abs((a - b)[both].mean()))
+                apart = (step, float(np.corrcoef(a[both], b[both])[0, 1]))
+    return apart
+
+# %% ../../nbs/05_mosaic/35_views.ipynb #b2b73103
 def plot_seam(
-    raw: Any,
-    tiles: pd.DataFrame,
-    calibration: Any,
-    section: int,
-    plane: int = 0,
-    channel: int = 0,
-    size: int = 384,
-) -> Any:
-    """The strongest seam of a section: as the stage says, uncorrected; and placed, corrected."""
+    raw: Any, tiles: pd.DataFrame, calibration: Any, section: int, plane: int = 0, channel: int = 0, size: int = 384,
+) -> Any:  # fmt: skip
+    """The strongest seam of a section: as the stage says, uncorrected; and placed, corrected; with what its two tiles differ by."""
     import matplotlib.pyplot as plt
 
     optics = optics_of(calibration, 5.0)
     canvas = canvas_of(tiles, optics.extent, raw.pixel_um)
     area = strongest_seam(raw, tiles, canvas, section, plane, channel, size)
-    fig, axes = plt.subplots(1, 2, figsize=(12, 6), layout="constrained")
+    fig, axes = plt.subplots(1, 2, figsize=(12, 6.6), layout="constrained")
     bare = calibration.flat is None and calibration.distortion is None
     views = (
         ("stage's places, raw pixels", stage_places(tiles), _bare(optics)),
@@ -172,13 +190,12 @@ def plot_seam(
         picture, seen = (a.astype(np.float32) for a in paint(painter, canvas, 0, area))
         picture = np.where(seen > 0, picture[channel], np.nan)
         low, high = np.nanpercentile(picture, [1, 99.5])
-        ax.imshow(
-            picture,
-            cmap="gray",
-            vmin=low,
-            vmax=max(high, low + 1e-6),
-            extent=(area[2], area[3], area[1], area[0]),
-        )
-        ax.set_title(f"{title}, section {section}")
-        ax.set(xlabel="column of the mosaic, px", ylabel="row of the mosaic, px")
+        grey = plt.get_cmap("gray").with_extremes(bad="lightsteelblue")  # nothing was seen
+        ax.imshow(picture, cmap=grey, vmin=low, vmax=max(high, low + 1e-6))
+        scale_bar(ax, (picture.shape[0], picture.shape[1]), raw.pixel_um[-1])
+        step, like = tiles_apart(painter, canvas, area, channel)
+        ax.set_title(f"{title}\ntiles differ by {step:.3g} counts, correlation {like:.2f}")
+        ax.axis("off")
+    y, x = ((area[i] + area[i + 1]) / 2000 * p for i, p in zip((0, 2), raw.pixel_um, strict=True))
+    fig.suptitle(f"section {section}, about x = {x:.2f} mm, y = {y:.2f} mm of the mosaic")
     return fig

@@ -32,7 +32,7 @@ def open_czi(file: Path) -> Any:
     try:
         import czifile
     except ImportError as e:
-        expected = "pip install 'imaxt_nb[czi]'"
+        expected = "uv pip install -e '.[czi]'"
         raise ImaxtError(f"reading CZI needs czifile, which is not installed: {expected}") from e
     try:
         czi = czifile.CziFile(file)
