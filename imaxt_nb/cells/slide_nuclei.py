@@ -39,6 +39,7 @@ from ..sample.channels import Channel, find_channel
 from ..sample.images import Image
 from ..sample.labels import add_labels, label_attrs
 from ..sample.places import lock
+from ..sample.shards import Direct
 from ..sample.store import Sample
 
 # %% auto #0
@@ -126,7 +127,8 @@ def measure_slide(
     import dask.array as da
 
     def rows(a: Any) -> Any:  # by the chunks in its shards: no row is read twice
-        lazy = da.from_array(a, chunks=(*[1] * (a.ndim - 2), 512, -1))
+        chunks = (*[1] * (a.ndim - 2), 512, -1)
+        lazy = da.from_array(Direct(a), chunks=chunks, name=False)
         return lazy.reshape((-1, *a.shape[-2:])) if a.ndim > 3 else lazy
 
     labels, data = (rows(image.group[n]) for n in ("labels/nuclei/0", "0"))

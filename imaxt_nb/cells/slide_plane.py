@@ -17,6 +17,7 @@ from ..networks.levels import Levels, apply_levels, find_levels
 from ..networks.tiles import Box
 from ..sample.channels import find_channel
 from ..sample.images import Image
+from ..sample.shards import Direct
 from ..sample.store import Sample
 
 # %% auto #0
@@ -181,7 +182,7 @@ class StoredPlane:
         return int(self.array.shape[-2]), int(self.array.shape[-1])
 
     def __getitem__(self, box: Any) -> NDArray[Any]:
-        return np.asarray(self.array[(*self.lead, *box)])
+        return Direct(self.array)[*self.lead, *box]
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
         return np.asarray(self[:, :], dtype)

@@ -113,7 +113,9 @@ def make_stages(model: keras.Model, config: UNetConfig) -> Stages:
         numbers = [tf.TensorSpec(shape, tf.int32) for shape in more]
         # a partial: of one function for all, TensorFlow would warn that it is compiled again and again
         return _ready(
-            tf.function(partial(_on_rows, run, len(rows)), input_signature=[*rows, *numbers])
+            tf.function(
+                partial(_on_rows, run, len(rows)), input_signature=[*rows, *numbers], autograph=False
+            )
         )
 
     def pair(x: Any, name: str, zeros: Any) -> Any:
@@ -169,8 +171,8 @@ def _make_ends(model: keras.Model, config: UNetConfig) -> tuple[Any, Any]:
 
     number = tf.TensorSpec((), tf.float32)
     return (
-        _ready(tf.function(answers, input_signature=[seen])),
-        _ready(tf.function(peaks, input_signature=[seen, number])),
+        _ready(tf.function(answers, input_signature=[seen], autograph=False)),
+        _ready(tf.function(peaks, input_signature=[seen, number], autograph=False)),
     )
 
 # %% ../../nbs/04_networks/05_stages.ipynb #9a6d1251

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .shards import Direct
+
 # %% auto #0
 __all__ = ['SMALLEST', 'CHUNK', 'SHARD', 'BAND', 'halve_mean', 'halve_nearest', 'n_levels', 'level_transforms', 'rows_of_chunk',
            'layout', 'compressor', 'create_level', 'write_level', 'write_pyramid']
@@ -153,7 +155,7 @@ def write_level(array: Any, data: Any) -> None:
     """Compute the Dask array `data` into the Zarr array, one file's worth at a time."""
     import dask.array as da
 
-    da.store(data.rechunk(_files(array)), array, lock=False, compute=True)
+    da.store(data.rechunk(_files(array)), Direct(array), lock=False, compute=True)
 
 # %% ../../nbs/01_sample/02_pyramid.ipynb #226bf5c9
 def _halved(array: Any, labels: bool) -> Any:
@@ -162,7 +164,7 @@ def _halved(array: Any, labels: bool) -> Any:
     shape = tuple(array.shape[:-2]) + tuple(-(-n // 2) for n in array.shape[-2:])
     out = _files_of(shape)
     fine = tuple(out[:-2]) + tuple(2 * n for n in out[-2:])
-    source = da.from_array(array, chunks=fine)
+    source = da.from_array(Direct(array), chunks=fine, name=False)
     chunks = source.chunks[:-2] + tuple(tuple(-(-n // 2) for n in c) for c in source.chunks[-2:])
     halve = halve_nearest if labels else halve_mean
     return source.map_blocks(halve, dtype=array.dtype, chunks=chunks)

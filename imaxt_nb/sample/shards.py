@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # %% auto #0
-__all__ = ['NOT_THERE', 'Shape', 'write_shards', 'Stacked', 'read_block']
+__all__ = ['NOT_THERE', 'Shape', 'Cut', 'write_shards', 'Stacked', 'read_block', 'Direct']
 
 # %% ../../nbs/01_sample/14_shards.ipynb #93db541e
 NOT_THERE = 2**64 - 1
@@ -82,9 +82,11 @@ def _shard(block: Any, outer: Shape, inner: Shape, blosc: Any) -> list[bytes]:
     grid = tuple(n // k for n, k in zip(outer, inner, strict=True))
     index, chunks, end = np.full((*grid, 2), NOT_THERE, "<u8"), list[bytes](), 0
     for place, cut in sorted(_pieces(block.shape, inner), key=lambda piece: _morton(piece[0])):
-        chunks.append(_chunk(block[cut], inner, blosc))
-        index[place] = end, len(chunks[-1])
-        end += len(chunks[-1])
+        part = block[cut]
+        if part.any():  # zeros are not stored
+            chunks.append(_chunk(part, inner, blosc))
+            index[place] = end, len(chunks[-1])
+            end += len(chunks[-1])
     table = index.tobytes()
     return [*chunks, table, google_crc32c.value(table).to_bytes(4, "little")]
 
@@ -157,6 +159,9 @@ def _index(file: BinaryIO, grid: Shape) -> NDArray[Any]:
 # %% ../../nbs/01_sample/14_shards.ipynb #ee7efe92
 def _unpack(file: BinaryIO, at: Any, blosc: Any, to: NDArray[Any], cut: Any, shape: Shape) -> None:
     """The part `cut` of a chunk of `shape` into `to`."""
+    if at[0] == NOT_THERE:
+        to[...] = 0
+        return
     file.seek(int(at[0]))
     packed = file.read(int(at[1]))
     if len(packed) != int(at[1]):
@@ -167,27 +172,35 @@ def _unpack(file: BinaryIO, at: Any, blosc: Any, to: NDArray[Any], cut: Any, sha
         to[...] = np.frombuffer(blosc.decode(packed), to.dtype).reshape(shape)[cut]
 
 # %% ../../nbs/01_sample/14_shards.ipynb #56c4f887
-def _read(array: Any, start: Shape, out: NDArray[Any]) -> None:
-    """Fill `out` from the one shard that holds all of it."""
-    outer, inner, blosc = array.shards, array.chunks, _blosc(array)
-    home = tuple(a // k for a, k in zip(start, outer, strict=True))
-    low = [a - p * k for a, p, k in zip(start, home, outer, strict=True)]
-    high = [a + n for a, n in zip(low, out.shape, strict=True)]
-    if blosc is None or any(b > k for b, k in zip(high, outer, strict=True)):
-        raise ValueError("not in one shard")
-    ranges = [range(a // k, -(-b // k)) for a, b, k in zip(low, high, inner, strict=True)]
-    file = Path(array.store.root, array.path, array.metadata.encode_chunk_key(home))
-    with file.open("rb") as f:
-        index = _index(f, tuple(n // k for n, k in zip(outer, inner, strict=True)))
-        for place in product(*ranges):
-            sides = list(zip(place, inner, low, high, strict=True))
-            to = tuple(slice(max(p * k, a) - a, min(p * k + k, b) - a) for p, k, a, b in sides)
-            cut = tuple(slice(max(a - p * k, 0), min(b - p * k, k)) for p, k, a, b in sides)
-            _unpack(f, index[place], blosc, out[to], cut, inner)
+Cut = tuple[slice, ...]
+
+
+def _reached(start: Shape, shape: Shape, size: Shape) -> Iterator[tuple[Shape, Cut, Cut]]:
+    """Pieces of `size` that a block at `start` reaches: number along each axis, where in the block, and where in the piece."""
+    ends = zip(start, shape, size, strict=True)
+    for place in product(*(range(a // k, -(-(a + n) // k)) for a, n, k in ends)):
+        sides = list(zip(place, size, start, shape, strict=True))
+        to = tuple(slice(max(p * k - a, 0), min(p * k + k - a, n)) for p, k, a, n in sides)
+        cut = tuple(slice(max(a - p * k, 0), min(a + n - p * k, k)) for p, k, a, n in sides)
+        yield place, to, cut
 
 # %% ../../nbs/01_sample/14_shards.ipynb #806d3b6e
+def _read(array: Any, start: Shape, out: NDArray[Any]) -> None:
+    """Fill `out` from the shards that it reaches."""
+    outer, inner, blosc = array.shards, array.chunks, _blosc(array)
+    if blosc is None:
+        raise ValueError("another format")
+    grid = tuple(n // k for n, k in zip(outer, inner, strict=True))
+    for shard, to, cut in _reached(start, out.shape, outer):
+        file = Path(array.store.root, array.path, array.metadata.encode_chunk_key(shard))
+        with file.open("rb") as f:
+            index, part = _index(f, grid), out[to]
+            for place, there, within in _reached(tuple(s.start for s in cut), part.shape, inner):
+                _unpack(f, index[place], blosc, part[there], within, inner)
+
+# %% ../../nbs/01_sample/14_shards.ipynb #128ce937
 def read_block(array: Any, start: Shape, shape: Shape) -> NDArray[Any]:
-    """A block of `shape` at `start` of a Zarr array: fast where it lies in one shard, as by Zarr anywhere else."""
+    """A block of `shape` at `start` of a Zarr array: fast where it has shards, as by Zarr anywhere else."""
     if array.shards:
         with suppress(Exception):  # Zarr says what is wrong
             out = np.empty(shape, array.dtype)
@@ -195,3 +208,23 @@ def read_block(array: Any, start: Shape, shape: Shape) -> NDArray[Any]:
             return out
     cut = tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))
     return np.asarray(array[cut])
+
+# %% ../../nbs/01_sample/14_shards.ipynb #d4191c00
+class Direct:
+    """A Zarr array that is read and written by blocks, with `read_block` and `write_shards`: numbers and slices without steps."""
+
+    def __init__(self, array: Any) -> None:
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+        self.ndim = len(self.shape)
+
+    def _span(self, cut: tuple[Any, ...]) -> tuple[Shape, Shape]:
+        """Start and shape of what is cut out."""
+        spans = [range(n)[c if isinstance(c, slice) else slice(c, c + 1)] for n, c in zip(self.shape, cut, strict=True)]  # fmt: skip
+        return tuple(s.start for s in spans), tuple(len(s) for s in spans)
+
+    def __getitem__(self, cut: tuple[Any, ...]) -> NDArray[Any]:
+        block = read_block(self.array, *self._span(cut))
+        return block[tuple(slice(None) if isinstance(c, slice) else 0 for c in cut)]
+
+    def __setitem__(self, cut: tuple[slice, ...], block: NDArray[Any]) -> None:
+        write_shards(self.array, self._span(cut)[0], block)
