@@ -39,6 +39,7 @@ from imaxt_nb.mosaic.calibrate_flats import (
     pair_cells,
     pedestal_of,
     say_guesses,
+    stray_image,
     tile_stray,
     tile_weight,
 )
@@ -115,10 +116,10 @@ def calibrate_tiles(
         f"photon {k}": round(d[1], 3) for k, d in zip(names, doubts, strict=True) if d[1] < np.inf
     }
     if live:
-        flats = [
-            first_flat(s, d, margins, size, shape) for s, d in zip(summaries, crude, strict=True)
-        ]
-        _overlaps(sample, tiles, live, crude, flats, margins, reach, p, report, warn, workers)
+        dark = [d + stray_image(s) for d, s in zip(crude, strays, strict=True)]
+        glare = margins_of([(c.glare(), r.glare()) for c, r in strays])
+        flats = [first_flat(s, d, glare, size) for s, d in zip(summaries, dark, strict=True)]
+        _overlaps(sample, tiles, live, dark, flats, glare, reach, p, report, warn, workers)
     _flats(summaries, crude, doubts, tiles, margins, size, p, report, warn)
     for section, tile, plane, c in sorted(tiles.damaged):
         warn(
@@ -156,7 +157,7 @@ def _look(
 
 # %% ../../nbs/05_mosaic/18_calibrate.ipynb #3172d692
 def _overlaps(
-    sample: Any, tiles: TileChoice, live: list[int], crude: list[float], flats: list[Floats], margins: Margins,
+    sample: Any, tiles: TileChoice, live: list[int], dark: list[Floats], flats: list[Floats], margins: Margins,
     reach: int, p: CalibrateParameters, report: CalibrationReport, warn: Warn, workers: int,
 ) -> None:  # fmt: skip
     """Pairs, their offsets and the distortion, into the report; what fails is a warning."""
@@ -180,7 +181,7 @@ def _overlaps(
 
         def reader(c: int) -> Callable[[Hashable], Floats]:
             return lambda key: np.asarray(
-                (tiles.any(key, c).astype(np.float32) - np.float32(crude[c])) / flats[c]
+                (tiles.any(key, c).astype(np.float32) - dark[c]) / flats[c]
             )
 
         read = reader(channel)

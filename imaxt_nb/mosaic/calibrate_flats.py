@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..core.errors import UsageError
 from ..core.progress import track
 from .distortion import Distortion
-from .flat import Floats, TileSummary, stack_flat, stretch
+from .flat import Floats, TileSummary, stack_flat, stretch, summarise
 from .overlap_flat import OverlapFlat, no_overlaps, overlap_cells, with_tiles
 from .overlap_shifts import Pair
 from .patches import Margins
@@ -22,7 +22,7 @@ from .stray import DOUBT, Stray, stray_light
 
 # %% auto #0
 __all__ = ['Overlaps', 'COMMON', 'BENT', 'check_engine', 'channel_flat', 'pair_cells', 'crop', 'pedestal_of', 'by_place',
-           'tile_stray', 'say_guesses', 'margins_of', 'tile_weight', 'filled', 'first_flat']
+           'tile_stray', 'say_guesses', 'margins_of', 'tile_weight', 'filled', 'stray_image', 'first_flat']
 
 # %% ../../nbs/05_mosaic/17_calibrate_flats.ipynb #036393d9
 def check_engine(engine: str) -> None:
@@ -192,11 +192,19 @@ def filled(flat: Floats, margins: Margins) -> Floats:
     return np.asarray(np.pad(inner, ((top, bottom), (left, right)), mode="edge"), np.float32)
 
 # %% ../../nbs/05_mosaic/17_calibrate_flats.ipynb #ae2a606d
-def first_flat(
-    tiles: list[TileSummary], dark: float, margins: Margins, size: int, shape: tuple[int, int]
-) -> Floats:
-    """The flat (y, x) that tiles have in common; 1 if they are fewer than 8. Its smooth terms may be the sample's."""
-    lit = [TileSummary(t.bins - dark, t.columns - dark, t.rows - dark) for t in tiles]
+def stray_image(pair: tuple[Stray, Stray]) -> Floats:
+    """What stray light adds to a tile (y, x), from what it adds along columns and along rows."""
+    columns, rows = pair
+    return np.asarray(rows.line()[:, None] + columns.line(), np.float32)
+
+
+def first_flat(tiles: list[TileSummary], dark: Floats, margins: Margins, size: int) -> Floats:
+    """The flat (y, x) that tiles have in common; 1 if they are fewer than 8. Its smooth terms may be the sample's.
+
+    dark : what is added to each tile, (y, x): pedestal and stray light.
+    """
+    shape, d = (dark.shape[0], dark.shape[1]), summarise(dark, size)
+    lit = [TileSummary(t.bins - d.bins, t.columns - d.columns, t.rows - d.rows) for t in tiles]
     lit = [crop(t, margins, size) for t in lit if np.nanmedian(t.bins) > 0]
     if len(lit) < 8:
         return np.ones(shape, np.float32)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,25 @@ class Stray:
     high: int
     guessed: bool = False
 
+    def line(self) -> Line:
+        """What is to be subtracted along the axis, (length,): the excess of borders that are dropped; 0 if that is guessed."""
+        known = np.zeros(len(self.excess))
+        for border in (slice(0, self.low), slice(len(known) - self.high, None)):
+            known[border] = 0 if self.guessed else self.excess[border]
+        return known
 
+    def glare(self) -> Stray:
+        """Drops only the pixels that get more stray light than the dimmest tiles have light of their own; none less if guessed."""
+        if self.guessed:
+            return self
+        strong = self.line() > self.level
+        low, high = (
+            int(np.flatnonzero(s).max(initial=-1)) + 1
+            for s in (strong[: self.low], strong[::-1][: self.high])
+        )
+        return replace(self, low=low, high=high)
+
+# %% ../../nbs/05_mosaic/05_stray.ipynb #8b34705b
 @dataclass(frozen=True)
 class Tail:
     """Stray light that goes on beyond a margin of `start` px at an end of an axis: it falls by e over `length` px, and is about
