@@ -165,7 +165,7 @@ def tiles_apart(
         for b in found[:i]:
             both = np.isfinite(a + b)
             if both.sum() > shared:
-                shared, step = both.sum(), float(abs((a - b)[both].mean()))
+                shared, step = int(both.sum()), float(abs((a - b)[both].mean()))
                 apart = (step, float(np.corrcoef(a[both], b[both])[0, 1]))
     return apart
 
