@@ -209,8 +209,8 @@ def plot_patches(report: CalibrationReport, pixel_um: float = 1.0) -> Figure | N
         moved[fit.pair == i] -= np.median(moved[fit.pair == i], axis=0)
     fig, (ax,) = panels(1, 1, (5.5, 2.8))
     out = [np.hypot(*v.T) * pixel_um for v in (moved, fit.residuals)]
-    ends = np.percentile(out[1], 1), max(v.max() for v in out)  # below are middles of overlaps
-    bins = np.geomspace(*(np.array(ends) * (0.8, 1.2) + 1e-6), 41)
+    low, high = float(np.percentile(out[1], 1)), max(float(v.max()) for v in out)
+    bins = np.geomspace(0.8 * low + 1e-6, 1.2 * high + 1e-6, 41)  # below are middles of overlaps
     unit = "px" if pixel_um == 1 else "um"
     for values, label in zip(out, ("as acquired", "corrected"), strict=True):
         ax.hist(

@@ -161,11 +161,11 @@ def tiles_apart(
         if (seen > 0).any():
             found.append(np.where(seen > 0, picture[channel].astype(np.float32), np.nan))
     shared, apart = 100, (np.nan, np.nan)  # fewer pixels tell nothing
-    for i, a in enumerate(found):
-        for b in found[:i]:
+    for n, a in enumerate(found):
+        for b in found[:n]:
             both = np.isfinite(a + b)
             if both.sum() > shared:
-                shared, step = both.sum(), float(abs((a - b)[both].mean()))
+                shared, step = int(both.sum()), float(abs((a - b)[both].mean()))
                 apart = (step, float(np.corrcoef(a[both], b[both])[0, 1]))
     return apart
 
