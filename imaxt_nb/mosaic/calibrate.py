@@ -233,7 +233,9 @@ def _flats(
             used = made[report.calibration.weight > 0]
             contrast = float((used / used.mean()).std())
             if error > max(contrast, 0.005):
-                said.append(f"the flat's error ({error:.1%}) exceeds its contrast ({contrast:.1%}), it is 1")
+                said.append(
+                    f"the flat's error ({error:.1%}) exceeds its contrast ({contrast:.1%}), it is 1"
+                )
             else:
                 flat[c] = filled(made / used.mean(), margins)
             errors.append(round(error, 5) if np.isfinite(error) else None)

@@ -113,7 +113,8 @@ def _ellipses(
         )
     )
     axes.set_title(
-        f"error of a place, x and y together: {usual:.2g} um (median), drawn {scale:,.0f} times", fontsize=9
+        f"error of a place, x and y together: {usual:.2g} um (median), drawn {scale:,.0f} times",
+        fontsize=9,
     )
 
 # %% ../../nbs/05_mosaic/37_placement_plots.ipynb #ec21ee5f
