@@ -15,7 +15,7 @@ demo: $(READY)
 
 # Everything that CI runs.
 test: $(READY) check notebooks docs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder  # the order is conftest's
 
 # Notebooks and package agree, nothing is left uncleaned, templates keep their contract, style and types hold.
 check: $(READY)

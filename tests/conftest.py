@@ -40,8 +40,13 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+FIRST = ("test_end_to_end", "test_beads_sample", "test_mosaic_commands", "test_cells_nuclei")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whichever test comes first waits for all journeys."""
+    """The longest files first, so that no worker has one left in the end; whichever test comes first waits for all journeys."""
+    rank = {name: k for k, name in enumerate(FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
     for item in items:
         if "journeys" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.timeout(900))

@@ -241,7 +241,7 @@ def test_an_earlier_image_of_a_region_that_failed_now_is_moved_aside(
     warnings.clear()
     results = segment_sample(sample, [good[0], *bad], TOLD, key="k2", warn=warnings.append)
     assert sample.images() == ["imc_a"] and without_cells(results) == ["b", "c"]
-    assert [w.split(":")[0] for w in warnings if "moved" in w] == ["region b", "region c"]
+    assert [w.split(":")[0] for w in warnings if "moved" in w] == ["2 regions (b, c)"]
 
 
 def test_regions_of_another_panel_are_left_out_of_the_table() -> None:

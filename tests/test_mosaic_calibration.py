@@ -214,12 +214,16 @@ def test_empty_tiles_give_no_distortion_and_say_so(done: Any) -> None:
     assert np.isfinite(report.calibration.flat).all()
 
 
-def test_too_few_tiles_are_refused(done: Any) -> None:
+@pytest.mark.parametrize("tiles", [5, 1])
+def test_too_few_tiles_are_refused(done: Any, tiles: int) -> None:
     m, warnings = made(), []
-    m.section.present[5:] = False
+    m.section.present[tiles:] = False
     report = calibrate_tiles(done.sample, m.raw, SETTINGS, warn=warnings.append)
     assert (report.calibration.flat == 1).all()
-    assert any("too few" in w for w in warnings)
+    told = [w.partition(":")[0] for w in warnings if "channel" in w]
+    assert told == ["channel a", "channel b"] and all(
+        "too few for a flat" in w for w in warnings[-2:]
+    )
 
 
 def test_nan_pixels_count_for_nothing(done: Any) -> None:
