@@ -84,10 +84,9 @@ def calibration_of(data: Path, tiles: Any, fit: bool) -> Any:
 def register_all(tiles: Any, nominal: Any, calibration: Any, chance: bool = True) -> Any:
     """Accepted links and placement."""
     from imaxt_nb.mosaic.neighbours import neighbours
-    from imaxt_nb.mosaic.placement import place
+    from imaxt_nb.mosaic.placement import links_of, place
     from imaxt_nb.mosaic.register import register_widening
     from imaxt_nb.mosaic.strips import find_stabiliser
-    from imaxt_nb.mosaic.tile_tables import links_of
 
     root = find_stabiliser([[tiles[k] for k in range(0, len(tiles), 5)]])
     pairs = neighbours(nominal, tiles.shape[1:])
@@ -167,8 +166,7 @@ def about_false(link: Any, expected: Any, found: Any, nominal: Any, true: Any) -
     """What is known of a false link, and what it would do to tiles: it is put in place of each pair of neighbours (in its direction) that has no link."""
     from dataclasses import replace
 
-    from imaxt_nb.mosaic.placement import place
-    from imaxt_nb.mosaic.tile_tables import links_of
+    from imaxt_nb.mosaic.placement import links_of, place
 
     o, way = link.offset, int(np.argmax(expected))
     away = o.displacement - expected
