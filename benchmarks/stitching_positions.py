@@ -2,8 +2,8 @@
 
 Run: python benchmarks/stitching_positions.py --prototypes ../shared/prototypes/stitching [--seeds 100 101 102] [--own-seeds 103 ...]
      [--venvs FOLDER] [--data FOLDER] [--peers ashlar | --no-peers]
-Writes benchmarks/results_stitching.md. With `--data`, a row that was measured is kept there, and not measured again: the script may be stopped,
-and run for one scenario or seed at a time. Defaults were tuned on seeds 0 to 4 only. Peers run on `--seeds`, ours on all.
+Writes benchmarks/results_stitching.md, but for what stands there below the line `MARKER`, which is written by hand. With `--data`, a row that was measured
+is kept there, and not measured again: the script may be stopped, and run for one scenario or seed at a time. Defaults were tuned on seeds 0 to 4 only. Peers run on `--seeds`, ours on all.
 The generator and the peers' runners are the prototypes'; each peer has an environment of its own, made with uv in `--venvs`.
 """
 
@@ -35,7 +35,8 @@ PEERS = {
 }
 PIXEL_UM = 0.56
 REACH_PX, STAGE_ERROR_PX = 72, 15.0  # the defaults: 40 um, 8 um
-OVERLAP_PX = 100
+OUT_PX, OUT_ERRORS = 3.0, 5.0  # what is off by more than both is wrong, not vague
+MARKER = "<!-- by hand from here on: benchmarks/stitching_positions.py keeps it -->"
 
 
 class Tiles:
@@ -83,10 +84,9 @@ def calibration_of(data: Path, tiles: Any, fit: bool) -> Any:
 def register_all(tiles: Any, nominal: Any, calibration: Any, chance: bool = True) -> Any:
     """Accepted links and placement."""
     from imaxt_nb.mosaic.neighbours import neighbours
-    from imaxt_nb.mosaic.placement import place
+    from imaxt_nb.mosaic.placement import links_of, place
     from imaxt_nb.mosaic.register import register_widening
     from imaxt_nb.mosaic.strips import find_stabiliser
-    from imaxt_nb.mosaic.tile_tables import links_of
 
     root = find_stabiliser([[tiles[k] for k in range(0, len(tiles), 5)]])
     pairs = neighbours(nominal, tiles.shape[1:])
@@ -104,8 +104,8 @@ def register_all(tiles: Any, nominal: Any, calibration: Any, chance: bool = True
     return found, place(links, nominal, STAGE_ERROR_PX)
 
 
-def false_links(tiles: Any, index: Any, step: float, found: Any) -> tuple[int, int]:
-    """Links accepted between tiles that don't overlap, of how many: all such pairs, pretended to be neighbours.
+def false_links(tiles: Any, index: Any, step: float, found: Any) -> tuple[list[Any], int]:
+    """Links accepted between tiles that don't overlap, with what was expected there, of how many: all such pairs, pretended to be neighbours.
 
     `found`: the section's true pairs, which tell how far the stage strays.
     """
@@ -132,7 +132,7 @@ def false_links(tiles: Any, index: Any, step: float, found: Any) -> tuple[int, i
 
     scatter = stage_scatter(found.links, found.expected, 1.5 * STAGE_ERROR_PX)
     asked = (scatter, agreement_asked(found.links), excess_allowed(found.links))
-    accepted = total = 0
+    accepted, total = list[Any](), 0
     for d in (np.array([0.0, step]), np.array([step, 0.0])):
         boxes = overlap_boxes(shape, d, REACH_PX)
         assert boxes is not None
@@ -145,14 +145,83 @@ def false_links(tiles: Any, index: Any, step: float, found: Any) -> tuple[int, i
             if np.abs(index[a] - index[b]).max() > 1
         ]
 
-        def links(q: tuple[int, int], p: Any = plan, f: Any = first, s: Any = second) -> bool:
+        def links(q: tuple[int, int], p: Any = plan, f: Any = first, s: Any = second) -> Any:
             link = measure_pair(f[q[0]][0], s[q[1]][0], f[q[0]][1], s[q[1]][1], p)
-            return doubted(link, p.expected, *asked).accepted
+            return doubted(link, p.expected, *asked)
 
         with ThreadPoolExecutor(2) as pool:
-            accepted += sum(pool.map(links, pairs))
+            accepted += [(k, plan.expected) for k in pool.map(links, pairs) if k.accepted]
         total += len(pairs)
     return accepted, total
+
+
+def off(position: Any, error: Any, true: Any, frame: Any) -> Any:
+    """Which tiles of the `frame` are wrong: off by more than 3 px and five of their errors."""
+    miss = position - true
+    miss -= np.median(miss[frame], axis=0)
+    return frame & (np.hypot(*miss.T) > OUT_PX) & (np.abs(miss / error).max(axis=1) > OUT_ERRORS)
+
+
+def about_false(link: Any, expected: Any, found: Any, nominal: Any, true: Any) -> dict[str, Any]:
+    """What is known of a false link, and what it would do to tiles: it is put in place of each pair of neighbours (in its direction) that has no link."""
+    from dataclasses import replace
+
+    from imaxt_nb.mosaic.placement import links_of, place
+
+    o, way = link.offset, int(np.argmax(expected))
+    away = o.displacement - expected
+    vacant = np.flatnonzero(~found.accepted & (np.argmax(np.abs(found.expected), axis=1) == way))
+    moved = weak = 0
+    for i in vacant:
+        links = list(found.links)
+        links[i] = replace(link, offset=replace(o, displacement=found.expected[i] + away))
+        other = replace(found, links=links)
+        p = place(links_of(other, other.accepted), nominal, STAGE_ERROR_PX)
+        moved += int(off(p.position, p.error, true, p.island == 0).any())
+        weak += int((p.chance > 0).any())
+    scatter = np.linalg.eigvalsh(o.covariance)
+    return {
+        "away_px": float(np.hypot(*away)),
+        "stated_px": float(np.sqrt(scatter[-1])),
+        "agreement_err": o.agreement_err,
+        "excess": o.excess,
+        "significance": link.significance,
+        "rich": link.rich,
+        "put": len(vacant),
+        "moved": moved,
+        "weak": weak,
+    }
+
+
+def wrong_links(found: Any, true: Any) -> int:
+    """Accepted links of true neighbours that are wrong, as `off` counts it."""
+    n = 0
+    for (a, b), k in zip(found.pairs, found.links, strict=True):
+        if k.accepted:
+            miss = k.offset.displacement - (true[b] - true[a])
+            pull = np.sqrt(miss @ np.linalg.solve(k.offset.covariance, miss))
+            n += int(np.hypot(*miss) > OUT_PX and pull > OUT_ERRORS)
+    return n
+
+
+def above(p: Any, nominal: Any, truth: Any) -> list[dict[str, Any]]:
+    """The tied tiles that are more than 1 px off, as the score counts them, with what is said of them."""
+    from stitching_bound import TIED, tied_tiles
+
+    tied = tied_tiles(len(nominal), truth["edges"], truth["info"] > TIED)
+    miss, stage = p.position - truth["true"], nominal - truth["true"]
+    miss, stage = (k - np.median(k[tied], axis=0) for k in (miss, stage))
+    status = np.where(p.island == 0, "registered", np.where(p.n_links > 0, "island", "stage"))
+    status = np.where(p.chance > 0, "weak", status)
+    out = []
+    for k in np.flatnonzero(tied & (np.hypot(*miss.T) > 1)):
+        own = {"tile": int(k), "px": float(np.hypot(*miss[k])), "status": str(status[k])}
+        own |= {
+            "stated": float(np.hypot(*p.error[k])),
+            "pull": float(np.abs(miss[k] / p.error[k]).max()),
+        }
+        out.append(own | {"stage_px": float(np.hypot(*stage[k]))})
+    return out
 
 
 def ours(data: Path, scenario: str, null: bool) -> dict[str, Any]:
@@ -190,14 +259,19 @@ def ours(data: Path, scenario: str, null: bool) -> dict[str, Any]:
         # both to the tiles of the frame: a median of all tiles would know the ones that are asked for
         "unlinked_stage": np.hypot(*(away - np.median(away[frame], axis=0))[~linked].T).tolist(),
         "accepted": int(found.accepted.sum()),
+        "out": int(off(p.position, p.error, true, frame).sum()),
+        "wrong": wrong_links(found, true),
     }
     sys.path.insert(0, str(Path(os.environ["PROTOTYPES"])))
     from common import score  # type: ignore[import-not-found]
 
     out |= {k: v for k, v in score(p.position, str(data)).items() if k in ("med", "max", "n_info")}
+    out["above"] = above(p, nominal, truth)
     if null:
         index, step = truth["ij"], float(nominal[truth["ij"][:, 0] == 1][0, 0])
-        out["false"], out["false_of"] = false_links(tiles, index, step, found)
+        false, out["false_of"] = false_links(tiles, index, step, found)
+        out["false"] = len(false)
+        out["false_links"] = [about_false(*k, found, nominal, true) for k in false]
     return out
 
 
@@ -270,7 +344,7 @@ def measure_own(data: Path, scenario: str, seed: int, runners: Path, null: bool)
     figures, memory = run(own, env)
     if null:  # apart, as it needs memory of its own
         more, _ = run([*own, "--null"], env)
-        figures |= {k: more[k] for k in ("false", "false_of")}
+        figures |= {k: more[k] for k in ("false", "false_of", "false_links")}
     about = {"program": "imaxt_nb", "scenario": scenario, "seed": seed, "load": os.getloadavg()[0]}
     return about | {"peak_mb": memory} | figures
 
@@ -300,7 +374,7 @@ def kept(file: Path | None, make: Callable[[], dict[str, Any]]) -> dict[str, Any
     if file is not None:
         file.parent.mkdir(exist_ok=True)
         file.write_text(json.dumps(row))
-    quiet = ("pulls", "unlinked", "unlinked_stage")
+    quiet = ("pulls", "unlinked", "unlinked_stage", "false_links", "above")
     print({k: v for k, v in row.items() if k not in quiet}, flush=True)
     return row
 
@@ -338,8 +412,8 @@ def table(rows: Any, seeds: list[int]) -> list[str]:
 def own_table(rows: Any) -> list[str]:
     """What ours claims of itself, on all seeds."""
     out = [
-        "| scenario | seeds | registered of 36 | median px | worst registered px | pulls, robust width (90 % are within) | tiles without links: px (stage px) | false links |",
-        "|---|---|---|---|---|---|---|---|",
+        "| scenario | seeds | registered of 36 | median px | worst registered px | pulls, robust width (90 % are within) | wrong: links, registered tiles | tiles without links: px (stage px) | false links |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for scenario, g in rows[rows["program"] == "imaxt_nb"].groupby("scenario", sort=False):
         pulls = [x for values in g["pulls"] for x in values]
@@ -356,7 +430,7 @@ def own_table(rows: Any) -> list[str]:
             else ""
         )
         out.append(
-            f"| {scenario} | {len(g)} | {spread(g['registered'], 0)} | {spread(g['own_median'], 3)} | {spread(g['own_max'])} | {robust_width(pulls):.2f} ({np.percentile(np.abs(pulls), 90):.1f}) | {apart} | {false} |"
+            f"| {scenario} | {len(g)} | {spread(g['registered'], 0)} | {spread(g['own_median'], 3)} | {spread(g['own_max'])} | {robust_width(pulls):.2f} ({np.percentile(np.abs(pulls), 90):.1f}) | {int(g['wrong'].sum())} of {int(g['accepted'].sum())}, {int(g['out'].sum())} of {int(g['registered'].sum())} | {apart} | {false} |"
         )
     return out
 
@@ -382,6 +456,41 @@ def seed_table(rows: Any) -> list[str]:
             f"| {scenario} | {seed} | {own['registered']:.0f} of {own['n_info']:.0f} | {own['med']:.3f} | {' | '.join(worst)} | {robust_width(own['pulls']):.2f} | {alone} | {own['cpu']:.1f} |"
         )
     return out
+
+
+def above_table(rows: Any) -> list[str]:
+    """A row a tile."""
+    out = [
+        "| scenario | seed | tile | off px | stated px | pull | called | stage px |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for r in rows[rows["program"] == "imaxt_nb"].itertuples():
+        for k in r.above if isinstance(r.above, list) else ():
+            out.append(
+                f"| {r.scenario} | {r.seed} | {k['tile']} | {k['px']:.2f} | {k['stated']:.2f} | {k['pull']:.1f} | {k['status']} | {k['stage_px']:.1f} |"
+            )
+    return out
+
+
+def false_table(rows: Any) -> list[str]:
+    """A row a link that was accepted between tiles that don't overlap."""
+    if "false_links" not in rows:
+        return []
+    out = [
+        "## False links",
+        "",
+        "Accepted between tiles that don't overlap. *Stated*: the error of its vaguer direction. *Moved*: it is put in place of each pair of neighbours without a link, in turn; in how many of these any registered tile is wrong (off by more than 3 px and",
+        "five of its errors), and in how many a tile is called `weak`.",
+        "",
+        "| scenario | seed | from the stage's place px | stated px | agreement known to | excess | significance | fine structure | put in place of | moved | weak |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in rows[rows["program"] == "imaxt_nb"].itertuples():
+        for k in r.false_links if isinstance(r.false_links, list) else ():
+            out.append(
+                f"| {r.scenario} | {r.seed} | {k['away_px']:.0f} | {k['stated_px']:.2f} | {k['agreement_err']:.3f} | {k['excess']:.3f} | {k['significance']:.0f} | {'yes' if k['rich'] else 'no'} | {k['put']} | {k['moved']} | {k['weak']} |"
+            )
+    return [*out, ""]
 
 
 def speed(rows: Any, seeds: list[int]) -> str:
@@ -423,7 +532,7 @@ def report(rows: list[dict[str, Any]], a: argparse.Namespace) -> None:
         "",
         speed(frame, a.seeds),
         "",
-        "Ours on all seeds: *registered* are tiles that firm links (error below 1 px both ways) tie to the largest island; false links: accepted among pairs of tiles that don't overlap.",
+        "Ours on all seeds: *registered* are tiles that firm links (error below 1 px both ways) tie to the largest island; *wrong* is off by more than 3 px and five errors; false links: accepted among pairs of tiles that don't overlap.",
         "",
         *own_table(frame),
         "",
@@ -433,9 +542,18 @@ def report(rows: list[dict[str, Any]], a: argparse.Namespace) -> None:
         "",
         *seed_table(frame),
         "",
+        "## Tiles above 1 px",
+        "",
+        "Of the tied ones. *Stated*: length of the error that is said of it; *pull*: the larger one of rows and columns; *stage px*: by how much the stage is off there.",
+        "",
+        *above_table(frame),
+        "",
+        *false_table(frame),
     ]
     print("\n".join(lines))
-    (Path(__file__).parent / "results_stitching.md").write_text("\n".join(lines))
+    file = Path(__file__).parent / "results_stitching.md"
+    _, marker, own = file.read_text().partition(MARKER) if file.exists() else ("", "", "")
+    file.write_text("\n".join([*lines, MARKER]) + (own if marker else "\n"))
 
 
 def main() -> None:

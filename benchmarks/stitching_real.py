@@ -118,8 +118,7 @@ def brain(data: Path) -> list[str]:
     import tifffile
 
     from imaxt_nb.mosaic.calibration import identity
-    from imaxt_nb.mosaic.placement import place
-    from imaxt_nb.mosaic.tile_tables import links_of
+    from imaxt_nb.mosaic.placement import links_of, place
 
     out = [
         f"## Planes of a brain, cut into tiles of {SIDE} x {SIDE} with {SIDE - PITCH} px overlap, stage errors of {JITTER_PX:.0f} px",

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from .distortion import Distortion
 from .drift import Drift, find_drift
 from imaxt_nb.mosaic.graph import (
     Floats,
@@ -25,10 +26,12 @@ from imaxt_nb.mosaic.graph import (
     shared,
     solve_links,
 )
+from .pairs import chance_false
+from .register import Registered
 
 # %% auto #0
 __all__ = ['FIRM_PX', 'VAGUE_PX', 'GROSS', 'NU', 'LEAST_FLOOR', 'MOST_FLOOR', 'EXACT', 'DOUBTFUL', 'SEARCHED', 'Placement',
-           'place']
+           'links_of', 'place']
 
 # %% ../../nbs/05_mosaic/29_placement.ipynb #01128c2e
 @dataclass(frozen=True)
@@ -54,6 +57,17 @@ class Placement:
     stage_error: Floats
     floor: float
     drift: Drift | None = None
+
+# %% ../../nbs/05_mosaic/29_placement.ipynb #100969de
+def links_of(r: Registered, use: NDArray[np.bool_], d: Distortion | None = None) -> Links:
+    """The links of the pairs to `use` (m,), as placement takes them, with what the error of a distortion does to all of them."""
+    chosen = [k.offset for k, u in zip(r.links, use, strict=True) if u and k.offset is not None]
+    if not chosen:
+        return Links(np.zeros((0, 2), int), np.zeros((0, 2)), np.zeros((0, 2, 2)))
+    at, v = (np.array([getattr(o, n) for o in chosen]) for n in ("displacement", "covariance"))
+    common = None if d is None else np.stack([d.common_modes(x) for x in at])
+    chance = np.array([chance_false(o) for o in chosen])
+    return Links(r.pairs[use], at, v, common, chance)
 
 # %% ../../nbs/05_mosaic/29_placement.ipynb #259ec9df
 FIRM_PX = 1.0  # a link whose error is larger doesn't make its tiles registered, though it helps to place them

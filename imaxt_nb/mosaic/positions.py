@@ -31,7 +31,7 @@ from imaxt_nb.mosaic.orientation import (
     structure,
     the_orientation,
 )
-from .placement import Placement, place
+from .placement import Placement, links_of, place
 from .radial_prior import unknown_distortion
 from .register import register_widening
 from .strips import Stabiliser, stabiliser
@@ -41,7 +41,6 @@ from imaxt_nb.mosaic.tile_tables import (
     from_json,
     islands_noted,
     link_rows,
-    links_of,
     planes_agree,
     tile_rows,
     to_json,

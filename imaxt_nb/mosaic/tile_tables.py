@@ -11,30 +11,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from .distortion import Distortion
 from .graph import Links
-from .pairs import chance_false
 from .placement import Placement
 from .register import Registered
 from .search import Floats
 from ..sample.tiles import TileSection
 
 # %% auto #0
-__all__ = ['MEASURES', 'links_of', 'planes_agree', 'together', 'SectionPlaces', 'tile_rows', 'drift_noted', 'islands_noted',
-           'weak_noted', 'link_rows', 'to_json', 'from_json']
-
-# %% ../../nbs/05_mosaic/30_tile_tables.ipynb #100969de
-def links_of(r: Registered, use: NDArray[np.bool_], d: Distortion | None = None) -> Links:
-    """The links of the pairs to `use` (m,), as placement takes them, with what the error of a distortion does to all of them."""
-    chosen = [k.offset for k, u in zip(r.links, use, strict=True) if u and k.offset is not None]
-    if not chosen:
-        return Links(np.zeros((0, 2), int), np.zeros((0, 2)), np.zeros((0, 2, 2)))
-    at, v = (np.array([getattr(o, n) for o in chosen]) for n in ("displacement", "covariance"))
-    common = None if d is None else np.stack([d.common_modes(x) for x in at])
-    chance = np.array([chance_false(o) for o in chosen])
-    return Links(r.pairs[use], at, v, common, chance)
+__all__ = ['MEASURES', 'planes_agree', 'together', 'SectionPlaces', 'tile_rows', 'drift_noted', 'islands_noted', 'weak_noted',
+           'link_rows', 'to_json', 'from_json']
 
 # %% ../../nbs/05_mosaic/30_tile_tables.ipynb #6a596504
 def planes_agree(found: list[Registered]) -> bool | None:
