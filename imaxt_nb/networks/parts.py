@@ -79,8 +79,7 @@ class Rows:
         self._parts = [(a, part) for a, part in self._parts if a + part.shape[0] > before]
 
 # %% ../../nbs/04_networks/06_parts.ipynb #081a2b40
-# of the first level and of those below at a time. Halo at both sides is paid once a band: a band 2880 wide by 48 rows needs the memory of one 1440 wide by 96, and
-# 1.01 of the time of whole windows where that needs 1.05; 32 rows of 4992 gain no more, since rows between two strips are computed twice
+# of the first level and of those below at a time: a band 2880 wide by 48 rows takes the memory of one 1440 wide by 96, and less halo
 ROWS, LOW_ROWS = 48, 32
 ReadRows = Callable[[int, int], NDArray[np.float32]]
 

@@ -114,7 +114,9 @@ def make_stages(model: keras.Model, config: UNetConfig) -> Stages:
         # a partial: of one function for all, TensorFlow would warn that it is compiled again and again
         return _ready(
             tf.function(
-                partial(_on_rows, run, len(rows)), input_signature=[*rows, *numbers], autograph=False
+                partial(_on_rows, run, len(rows)),
+                input_signature=[*rows, *numbers],
+                autograph=False,
             )
         )
 
