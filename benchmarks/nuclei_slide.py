@@ -1,6 +1,6 @@
 """Nuclei of a whole slide: processor time against the network's own, memory of a worker, labels for other tiles.
 
-    python benchmarks/nuclei_slide.py [--side 10000] [--tiles 1440] [--compare 512 1024 2048 --part 3072] [--out FILE]
+    python benchmarks/nuclei_slide.py [--side 10000] [--tiles 2880] [--compare 512 1024 2048 --part 3072] [--out FILE]
     python benchmarks/nuclei_slide.py --stardist 1024 [--side 10000]      # StarDist's predict_instances_big with the same network
 
 The slide is made of drawn nuclei (500 on 1000 x 1000 pixels, some of which overlap: 50,000 on 10,000 x 10,000). The network's own time is that of the shipped network

@@ -58,7 +58,7 @@ class NucleiParameters(Parameters):
     )
     threshold: float = param(0.0, "probability of a nucleus; 0: the model's own", ge=0, lt=1)
     tile_px: int = param(
-        1440,
+        2880,
         "width of tiles at the network's scale: memory, never the result",
         unit="px",
         ge=256,

@@ -130,7 +130,7 @@ class OfWhole:
         return found.moved((part[0].start, part[1].start))
 
 # %% ../../nbs/08_cells/31_slide_tiles.ipynb #42b2445c
-TALL = 8  # 8 x 1440 rows: half a minute of one core is lost when a run is killed
+TALL = 4  # 4 x 2880 rows: half a minute of one core is lost when a run is killed
 
 
 def star_network(name: str = "nuclei") -> StarNetwork:
@@ -235,7 +235,7 @@ def _quarters(core: Box, multiple: int) -> list[Box]:
     return [(r, c) for r in ways[0] for c in ways[1]]
 
 # %% ../../nbs/08_cells/31_slide_tiles.ipynb #904a4934
-TILE_PX = 1440
+TILE_PX = 2880
 _BATCH = 16
 
 

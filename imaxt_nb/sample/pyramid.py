@@ -155,7 +155,8 @@ def write_level(array: Any, data: Any) -> None:
     """Compute the Dask array `data` into the Zarr array, one file's worth at a time."""
     import dask.array as da
 
-    da.store(data.rechunk(_files(array)), Direct(array), lock=False, compute=True)
+    target: Any = Direct(array)
+    da.store(data.rechunk(_files(array)), target, lock=False, compute=True)
 
 # %% ../../nbs/01_sample/02_pyramid.ipynb #226bf5c9
 def _halved(array: Any, labels: bool) -> Any:

@@ -201,7 +201,7 @@ def _read(array: Any, start: Shape, out: NDArray[Any]) -> None:
 # %% ../../nbs/01_sample/14_shards.ipynb #128ce937
 def read_block(array: Any, start: Shape, shape: Shape) -> NDArray[Any]:
     """A block of `shape` at `start` of a Zarr array: fast where it has shards, as by Zarr anywhere else."""
-    if array.shards:
+    if getattr(array, "shards", None):
         with suppress(Exception):  # Zarr says what is wrong
             out = np.empty(shape, array.dtype)
             _read(array, start, out)
