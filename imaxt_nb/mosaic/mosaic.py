@@ -175,9 +175,8 @@ def plot_places(tiles: pd.DataFrame, section: int, plane: int = 0, exaggerate: f
     ax.autoscale_view()
     fig.colorbar(shown, ax=ax, label="error of the place (um)", shrink=0.8)
     usual = float(np.sqrt(np.mean(dx**2 + dy**2))) / exaggerate if len(here) else 0.0
-    ax.set_title(
-        f"section {section}: off the stage by {usual:.2g} um r.m.s., drawn {exaggerate:g} times"
-    )
+    told = f"off the stage by {usual:.2g} um r.m.s., drawn {exaggerate:g} times"
+    fig.suptitle(f"section {section}: {told}", fontsize=10)
     ax.set_aspect("equal")
     few_ticks(ax)
     ax.invert_yaxis()
