@@ -2915,7 +2915,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'imaxt_nb.mosaic.pairs._second_look': ( '05_mosaic/pairs.html#_second_look',
                                                                                'imaxt_nb/mosaic/pairs.py'),
                                        'imaxt_nb.mosaic.pairs._sharp': ('05_mosaic/pairs.html#_sharp', 'imaxt_nb/mosaic/pairs.py'),
-                                       'imaxt_nb.mosaic.pairs._steadied': ('05_mosaic/pairs.html#_steadied', 'imaxt_nb/mosaic/pairs.py'),
                                        'imaxt_nb.mosaic.pairs._tolerant': ('05_mosaic/pairs.html#_tolerant', 'imaxt_nb/mosaic/pairs.py'),
                                        'imaxt_nb.mosaic.pairs._unbinned': ('05_mosaic/pairs.html#_unbinned', 'imaxt_nb/mosaic/pairs.py'),
                                        'imaxt_nb.mosaic.pairs.agreement_asked': ( '05_mosaic/pairs.html#agreement_asked',

@@ -164,38 +164,6 @@ def test_the_rim_of_a_bead_at_the_border() -> None:
     assert 0.5 < np.sqrt(np.mean(np.square(np.array(miss) / stated))) < 1.6
 
 
-def bead_in_the_corner(seed: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """Two tiles of 512 px side by side, of some photons, that share a part of one bead; and the second's place in the first."""
-    random, side = np.random.default_rng(seed), 512
-    depth = random.uniform(0, 0.8) * 80
-    y, x = random.uniform(-70, side + 130), random.uniform(381, side + 80)
-    rows, cols = np.mgrid[0 : side + 60, 0 : 2 * side].astype(float)
-    height = np.clip(80**2 - depth**2 - (rows - y) ** 2 - (cols - x) ** 2, 0, None)
-    image = ndi.gaussian_filter(3 + 15 * np.sqrt(height) / 80, 1.2)
-    at = np.array([0, 461]) + np.clip(random.normal(0, 10, 2) * 1.4, -35, 35)
-    moved = np.mgrid[0:side, 0:side] + np.array([30 + at[0], at[1]])[:, None, None]
-    both = image[30 : 30 + side, :side], ndi.map_coordinates(image, moved, mode="nearest")
-    tiles = [
-        np.round(8 * random.poisson(k) + 100 + random.normal(0, 6, k.shape)).astype(np.uint16)
-        for k in both
-    ]
-    return tiles, at
-
-
-def test_noise_makes_no_place_of_its_own_along_a_rim() -> None:
-    """Steps from the coarse place end 3.8 px along the rim from the truth, with 0.7 px stated; of a wider blur they don't."""
-    tiles, at = bead_in_the_corner(15)
-    expected, calibration = np.array([0.0, 461.0]), identity((512, 512))
-    boxes = overlap_boxes((512, 512), expected, 72)
-    assert boxes is not None
-    plan, root = plan_search(*boxes, expected, 72), find_stabiliser([tiles])
-    a, b = (cut_strip(k[None], box, calibration, root) for k, box in zip(tiles, boxes, strict=True))
-    k = measure_pair(a, b, transform(a, plan), transform(b, plan), plan)
-    assert k.accepted and k.offset is not None
-    miss = k.offset.displacement - at
-    assert miss @ np.linalg.solve(k.offset.covariance, miss) < 9
-
-
 def example(rich: bool, excess: float = 0.0) -> Link:
     """A link that all tests believe."""
     at, error = np.array([0.0, 900.0]), 0.01 * np.eye(2)

@@ -26,10 +26,10 @@ from .sparse import sharpen
 from .strips import Strip
 
 # %% auto #0
-__all__ = ['LEAST_SIGNIFICANCE', 'LEAST_AGREEMENT', 'AGREEMENT_ERROR', 'LEAST_SIGNAL', 'HOPELESS', 'VAGUE_PX', 'WIDER',
-           'ELSEWHERE', 'Measure', 'BENT', 'TOLERANT', 'RICH', 'CONTENT', 'FILLED', 'SHOWN', 'BLANK', 'TOLERANCE',
-           'EXCESS', 'UNLIKELY', 'VAGUE_ERROR', 'VAGUE_FALSE', 'Link', 'reason_against', 'measure_pair', 'transform',
-           'stage_scatter', 'agreement_asked', 'excess_allowed', 'doubted', 'chance_false']
+__all__ = ['LEAST_SIGNIFICANCE', 'LEAST_AGREEMENT', 'AGREEMENT_ERROR', 'LEAST_SIGNAL', 'HOPELESS', 'Measure', 'BENT', 'TOLERANT',
+           'RICH', 'CONTENT', 'FILLED', 'SHOWN', 'BLANK', 'TOLERANCE', 'EXCESS', 'UNLIKELY', 'VAGUE_ERROR',
+           'VAGUE_FALSE', 'Link', 'reason_against', 'measure_pair', 'transform', 'stage_scatter', 'agreement_asked',
+           'excess_allowed', 'doubted', 'chance_false']
 
 # %% ../../nbs/05_mosaic/25_pairs.ipynb #9278672e
 LEAST_SIGNIFICANCE = 8.0  # blank strips reach 6 or 7: of them only spots count that noise made
@@ -37,8 +37,6 @@ LEAST_AGREEMENT = 0.8  # whatever the calibration left
 AGREEMENT_ERROR = 0.12
 LEAST_SIGNAL = 10.0
 HOPELESS = 0.4  # agreement that nothing will mend
-VAGUE_PX = 0.5  # an error along some direction, above which noise may have made the place
-WIDER, ELSEWHERE = 2.0, 2.0  # times the blur; standard errors
 Measure = Callable[[Strip, Strip, Floats, int], Offset | None]
 
 
@@ -100,28 +98,14 @@ def measure_pair(
         if link.accepted:
             break
     assert found is not None
-    if structure and not (found.accepted and (rich or not _differs(found))):
-        found = _second_look(a, b, fa, fb, plan, snr, found)
-    return _steadied(a, b, found, plan, snr) if found.accepted and not rich else found
+    if not structure or (found.accepted and (rich or not _differs(found))):
+        return found
+    return _second_look(a, b, fa, fb, plan, snr, found)
 
 # %% ../../nbs/05_mosaic/25_pairs.ipynb #27a45a18
 def _differs(k: Link) -> bool:
     """Whether the overlaps differ by more than the noise."""
     return k.offset is not None and k.offset.excess - 2 * k.offset.excess_err > EXCESS
-
-
-def _steadied(a: Strip, b: Strip, k: Link, plan: Search, snr: Floats) -> Link:
-    """The link, from a wider blur if it is vague along some direction and that ends elsewhere: noise makes places of its own along the rim of a bead."""
-    o = k.offset
-    if o is None or np.linalg.eigvalsh(o.covariance)[-1] < VAGUE_PX**2:
-        return k
-    sigma = WIDER * sigma_for(snr, plan.bins)
-    wide = _sharp(a, b, o.displacement, sigma, fine_bins(plan.bins))
-    if wide is None or reason_against(wide, k.significance, plan.expected, plan.reach, 0):
-        return k
-    apart = wide.displacement - o.displacement
-    near = apart @ np.linalg.solve(o.covariance, apart) < ELSEWHERE**2
-    return k if near else replace(k, offset=wide)
 
 # %% ../../nbs/05_mosaic/25_pairs.ipynb #6970960b
 def _second_look(
