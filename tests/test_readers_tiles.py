@@ -259,7 +259,7 @@ def test_czi_without_czifile(
 ) -> None:
     monkeypatch.setitem(sys.modules, "czifile", None)
     (tmp_path / "a.czi").touch()
-    with pytest.raises(ImaxtError, match=r"imaxt_nb\[czi\]"):
+    with pytest.raises(ImaxtError, match=r"\.\[czi\]"):
         convert_tiles(tmp_path / "a.czi", sample)
 
 
