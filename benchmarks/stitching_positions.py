@@ -81,7 +81,7 @@ def calibration_of(data: Path, tiles: Any, fit: bool) -> Any:
     return Calibration(np.ones(shape, np.float32), distortion=found.distortion)
 
 
-def register_all(tiles: Any, nominal: Any, calibration: Any, chance: bool = True) -> Any:
+def register_all(tiles: Any, nominal: Any, calibration: Any) -> Any:
     """Accepted links and placement."""
     from imaxt_nb.mosaic.neighbours import neighbours
     from imaxt_nb.mosaic.placement import links_of, place
@@ -458,17 +458,24 @@ def seed_table(rows: Any) -> list[str]:
     return out
 
 
+def listed(rows: Any, name: str) -> Any:
+    """Our rows, each with every item of its list `name`."""
+    for r in rows[rows["program"] == "imaxt_nb"].itertuples():
+        items = getattr(r, name)
+        for k in items if isinstance(items, list) else ():
+            yield r, k
+
+
 def above_table(rows: Any) -> list[str]:
     """A row a tile."""
     out = [
         "| scenario | seed | tile | off px | stated px | pull | called | stage px |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for r in rows[rows["program"] == "imaxt_nb"].itertuples():
-        for k in r.above if isinstance(r.above, list) else ():
-            out.append(
-                f"| {r.scenario} | {r.seed} | {k['tile']} | {k['px']:.2f} | {k['stated']:.2f} | {k['pull']:.1f} | {k['status']} | {k['stage_px']:.1f} |"
-            )
+    for r, k in listed(rows, "above"):
+        out.append(
+            f"| {r.scenario} | {r.seed} | {k['tile']} | {k['px']:.2f} | {k['stated']:.2f} | {k['pull']:.1f} | {k['status']} | {k['stage_px']:.1f} |"
+        )
     return out
 
 
@@ -485,11 +492,10 @@ def false_table(rows: Any) -> list[str]:
         "| scenario | seed | from the stage's place px | stated px | agreement known to | excess | significance | fine structure | put in place of | moved | weak |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for r in rows[rows["program"] == "imaxt_nb"].itertuples():
-        for k in r.false_links if isinstance(r.false_links, list) else ():
-            out.append(
-                f"| {r.scenario} | {r.seed} | {k['away_px']:.0f} | {k['stated_px']:.2f} | {k['agreement_err']:.3f} | {k['excess']:.3f} | {k['significance']:.0f} | {'yes' if k['rich'] else 'no'} | {k['put']} | {k['moved']} | {k['weak']} |"
-            )
+    for r, k in listed(rows, "false_links"):
+        out.append(
+            f"| {r.scenario} | {r.seed} | {k['away_px']:.0f} | {k['stated_px']:.2f} | {k['agreement_err']:.3f} | {k['excess']:.3f} | {k['significance']:.0f} | {'yes' if k['rich'] else 'no'} | {k['put']} | {k['moved']} | {k['weak']} |"
+        )
     return [*out, ""]
 
 
